@@ -1,0 +1,222 @@
+//! Takes encoded sentences, gives shuffled batches of masked tokens, unpadded, with a padded view; what the model does
+//! with them is left to [`crate::encoder`].
+
+use candle_core::{Device, Tensor};
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+
+use crate::error::{Error, Result};
+use crate::masking::{MaskedTokens, Masker, Treatment};
+
+/// The label of a position that is not to be recovered, as in PyTorch's `cross_entropy`.
+pub const IGNORED_LABEL: i64 = -100;
+
+/// Some sequences, masked, end to end without padding. `tokens` is their total number, `masked` the number of tokens
+/// to recover.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// What the model sees `[tokens]`.
+    pub input_ids: Vec<u32>,
+    /// Sequence `i` is `input_ids[offsets[i]..offsets[i + 1]]`; starts with 0, ends with `tokens` `[batch + 1]`.
+    pub offsets: Vec<usize>,
+    /// The positions to recover, as indices into `input_ids`, ascending `[masked]`.
+    pub masked_rows: Vec<usize>,
+    /// The right tokens `[masked]`, or empty where nobody knows them (a text with gaps to fill).
+    pub targets: Vec<u32>,
+    /// What was done to each masked row `[masked]`.
+    pub treatments: Vec<Treatment>,
+}
+
+/// Where a token of a batch stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The index of its sequence.
+    pub(crate) sequence: usize,
+    /// Its index in the sequence.
+    pub(crate) position: usize,
+    /// Its index in the batch.
+    pub(crate) row: usize,
+}
+
+/// A batch as a rectangle, as most libraries store it: short sequences are filled up with `[PAD]`.
+#[derive(Clone, Debug)]
+pub struct PaddedBatch {
+    /// What the model sees, u32 `[batch, seq]`.
+    pub input_ids: Tensor,
+    /// 1 for a token, 0 for padding, u8 `[batch, seq]`.
+    pub attention_mask: Tensor,
+    /// The right token where one is to be recovered, elsewhere [`IGNORED_LABEL`], i64 `[batch, seq]`.
+    pub labels: Tensor,
+    /// The positions to recover as rows of the rectangle written out line by line, u32 `[masked]`.
+    pub masked_rows: Tensor,
+}
+
+impl Batch {
+    /// The given sequences end to end, masked by `masker`.
+    ///
+    /// # Errors
+    /// When there is nothing to mask.
+    pub fn masked<'a>(
+        sequences: impl IntoIterator<Item = &'a [u32]>,
+        masker: &Masker,
+        rng: &mut StdRng,
+    ) -> Result<Self> {
+        let (tokens, offsets) = end_to_end(sequences);
+        let MaskedTokens { input_ids, masked_rows, targets, treatments } = masker.mask(&tokens, rng)?;
+        Ok(Self { input_ids, offsets, masked_rows, targets, treatments })
+    }
+
+    /// Sequences whose gaps nobody knows: all positions that hold `mask` are masked rows, without targets.
+    pub fn with_gaps<'a>(sequences: impl IntoIterator<Item = &'a [u32]>, mask: u32) -> Self {
+        let (input_ids, offsets) = end_to_end(sequences);
+        let masked_rows: Vec<usize> = (0..input_ids.len()).filter(|&row| input_ids[row] == mask).collect();
+        let treatments = vec![Treatment::Mask; masked_rows.len()];
+        Self { input_ids, offsets, masked_rows, targets: Vec::new(), treatments }
+    }
+
+    /// The number of sequences (`batch`).
+    pub fn sequences(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// The number of tokens, special ones included (`tokens`).
+    pub fn tokens(&self) -> usize {
+        self.input_ids.len()
+    }
+
+    /// What the model sees of one sequence.
+    pub fn sequence(&self, index: usize) -> &[u32] {
+        &self.input_ids[self.offsets[index]..self.offsets[index + 1]]
+    }
+
+    /// The length of the longest sequence (`seq`).
+    pub fn longest(&self) -> usize {
+        self.offsets.windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0)
+    }
+
+    /// Each token's place, in order.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Place> {
+        (0..self.sequences()).flat_map(|sequence| {
+            let start = self.offsets[sequence];
+            (start..self.offsets[sequence + 1]).map(move |row| Place { sequence, position: row - start, row })
+        })
+    }
+
+    /// The padded view: a rectangle of `batch` rows and `seq` columns, filled up with the id `pad`.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    pub fn padded(&self, pad: u32, device: &Device) -> Result<PaddedBatch> {
+        let (batch, seq) = (self.sequences(), self.longest());
+        let mut input_ids = vec![pad; batch * seq];
+        let mut attention_mask = vec![0u8; batch * seq];
+        let mut labels = vec![IGNORED_LABEL; batch * seq];
+        let mut masked_rows = Vec::with_capacity(self.masked_rows.len());
+        let mut masked = self.masked_rows.iter().enumerate().peekable();
+        for Place { sequence, position, row } in self.places() {
+            let padded_row = sequence * seq + position;
+            input_ids[padded_row] = self.input_ids[row];
+            attention_mask[padded_row] = 1;
+            if let Some((nth, _)) = masked.next_if(|&(_, &masked_row)| masked_row == row) {
+                masked_rows.push(padded_row as u32);
+                if let Some(&target) = self.targets.get(nth) {
+                    labels[padded_row] = i64::from(target);
+                }
+            }
+        }
+        let masked = masked_rows.len();
+        Ok(PaddedBatch {
+            input_ids: Tensor::from_vec(input_ids, (batch, seq), device)?,
+            attention_mask: Tensor::from_vec(attention_mask, (batch, seq), device)?,
+            labels: Tensor::from_vec(labels, (batch, seq), device)?,
+            masked_rows: Tensor::from_vec(masked_rows, masked, device)?,
+        })
+    }
+}
+
+/// Sequences written one after the other, and where each starts and the last ends.
+fn end_to_end<'a>(sequences: impl IntoIterator<Item = &'a [u32]>) -> (Vec<u32>, Vec<usize>) {
+    let mut tokens = Vec::new();
+    let mut offsets = vec![0];
+    for sequence in sequences {
+        tokens.extend_from_slice(sequence);
+        offsets.push(tokens.len());
+    }
+    (tokens, offsets)
+}
+
+/// Hands out the sequences of a corpus in batches.
+#[derive(Clone, Debug)]
+pub struct DataLoader {
+    sequences: Vec<Vec<u32>>,
+    batch_size: usize,
+}
+
+impl DataLoader {
+    /// # Errors
+    /// When there is no sequence, or the batch size is 0.
+    pub fn new(sequences: Vec<Vec<u32>>, batch_size: usize) -> Result<Self> {
+        if sequences.is_empty() {
+            return Err(Error::argument("sequences", "at least one", 0));
+        }
+        if batch_size == 0 {
+            return Err(Error::argument("batch_size", "at least 1", batch_size));
+        }
+        Ok(Self { sequences, batch_size })
+    }
+
+    /// The number of batches in an epoch; the last one may be smaller than the others.
+    pub fn batches(&self) -> usize {
+        self.sequences.len().div_ceil(self.batch_size)
+    }
+
+    /// One pass over all sequences, in a new order and with new masks, both drawn from `rng`.
+    pub fn epoch<'a>(&'a self, masker: &'a Masker, rng: &'a mut StdRng) -> Epoch<'a> {
+        let mut order: Vec<usize> = (0..self.sequences.len()).collect();
+        order.shuffle(rng);
+        Epoch { loader: self, masker, rng, order, next: 0 }
+    }
+
+    /// One pass in the given order whose masks can be kept, so that evaluations of different models, or of one model
+    /// at different times, compare like with like.
+    ///
+    /// # Errors
+    /// When a batch has nothing to mask.
+    pub fn fixed(&self, masker: &Masker, rng: &mut StdRng) -> Result<Vec<Batch>> {
+        (self.sequences.chunks(self.batch_size))
+            .map(|chunk| Batch::masked(chunk.iter().map(Vec::as_slice), masker, rng))
+            .collect()
+    }
+}
+
+/// The batches of one epoch, masked as they are asked for.
+#[derive(Debug)]
+pub struct Epoch<'a> {
+    loader: &'a DataLoader,
+    masker: &'a Masker,
+    rng: &'a mut StdRng,
+    order: Vec<usize>,
+    next: usize,
+}
+
+impl Iterator for Epoch<'_> {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rest = &self.order[self.next..];
+        let indices = &rest[..rest.len().min(self.loader.batch_size)];
+        if indices.is_empty() {
+            return None;
+        }
+        self.next += indices.len();
+        let sequences = indices.iter().map(|&index| self.loader.sequences[index].as_slice());
+        Some(Batch::masked(sequences, self.masker, self.rng))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let batches = (self.order.len() - self.next).div_ceil(self.loader.batch_size);
+        (batches, Some(batches))
+    }
+}
+
+impl ExactSizeIterator for Epoch<'_> {}

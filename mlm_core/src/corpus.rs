@@ -1,0 +1,153 @@
+//! Takes text (lines, a file of lines, or prose), gives sentences; leaves words and tokens to [`crate::tokenizer`].
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use unicode_segmentation::UnicodeSegmentation;
+
+use crate::error::{Error, Result};
+
+/// How a text file is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// One sentence a line; blank lines are skipped.
+    Lines,
+    /// Running text whose lines may break anywhere: a blank line ends a paragraph, and each paragraph is split
+    /// into sentences by the rules of Unicode (UAX #29).
+    Prose,
+}
+
+/// Sentences to learn from. Never empty; each sentence has at least one visible character and single spaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corpus {
+    sentences: Vec<String>,
+}
+
+impl Corpus {
+    /// A corpus of the given sentences; blank ones are skipped.
+    ///
+    /// # Errors
+    /// When no sentence is left.
+    pub fn from_lines<S: AsRef<str>>(lines: impl IntoIterator<Item = S>) -> Result<Self> {
+        Self::from_text_lines(lines, "the list of lines")
+    }
+
+    /// Reads a UTF-8 text file of any origin (a byte order mark and CRLF line ends are understood).
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not UTF-8 (the error has the offset of the first bad byte), or holds no
+    /// sentence.
+    pub fn from_file(path: impl AsRef<Path>, layout: Layout) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|source| Error::reading(path, source))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let offset = error.utf8_error().valid_up_to();
+            let line = 1 + error.as_bytes()[..offset].iter().filter(|&&byte| byte == b'\n').count();
+            Error::Utf8 { path: path.to_owned(), offset, line }
+        })?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let origin = path.display().to_string();
+        match layout {
+            Layout::Lines => Self::from_text_lines(text.lines(), &origin),
+            Layout::Prose => {
+                let paragraphs = paragraphs(text);
+                Self::from_text_lines(paragraphs.iter().flat_map(|text| text.unicode_sentences()), &origin)
+            }
+        }
+    }
+
+    fn from_text_lines<S: AsRef<str>>(lines: impl IntoIterator<Item = S>, origin: &str) -> Result<Self> {
+        let mut seen = 0;
+        let mut sentences = Vec::new();
+        for line in lines {
+            seen += 1;
+            let sentence = single_spaced(line.as_ref());
+            if !sentence.is_empty() {
+                sentences.push(sentence);
+            }
+        }
+        if sentences.is_empty() {
+            let reason = match seen {
+                0 => "it is empty; write one sentence a line".to_owned(),
+                _ => format!("all of its {seen} lines are blank; write one sentence a line"),
+            };
+            return Err(Error::NoSentence { origin: origin.to_owned(), reason });
+        }
+        Ok(Self { sentences })
+    }
+
+    /// The sentences, in order.
+    pub fn sentences(&self) -> &[String] {
+        &self.sentences
+    }
+
+    /// The number of sentences, copies included; never 0.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.sentences.len()
+    }
+
+    /// The corpus written `times` times, one after the other.
+    ///
+    /// # Errors
+    /// When `times` is 0.
+    pub fn repeat(&self, times: usize) -> Result<Self> {
+        if times == 0 {
+            return Err(Error::argument("times", "at least 1", times));
+        }
+        let sentences = std::iter::repeat_n(&self.sentences, times).flatten().cloned().collect();
+        Ok(Self { sentences })
+    }
+
+    /// Splits into a training and a validation corpus. The split is drawn over *distinct* sentences (upper and lower
+    /// case alike), so copies of a sentence never stand on both sides: a model must not be tested on what it has
+    /// seen. Each side gets at least one sentence.
+    ///
+    /// # Errors
+    /// When `validation` is not between 0 and 1, or there are fewer than two distinct sentences.
+    pub fn split(&self, validation: f64, rng: &mut StdRng) -> Result<(Self, Self)> {
+        if !(validation > 0.0 && validation < 1.0) {
+            return Err(Error::argument("validation", "a fraction above 0 and below 1", validation));
+        }
+        // The class of a sentence: the index of its first copy among the distinct sentences.
+        let mut classes = HashMap::new();
+        let class_of: Vec<usize> = self
+            .sentences
+            .iter()
+            .map(|sentence| {
+                let next = classes.len();
+                *classes.entry(sentence.to_lowercase()).or_insert(next)
+            })
+            .collect();
+        let distinct = classes.len();
+        if distinct < 2 {
+            return Err(Error::argument("corpus", "at least 2 distinct sentences to split", distinct));
+        }
+        let held_out = ((distinct as f64 * validation).round() as usize).clamp(1, distinct - 1);
+        let mut order: Vec<usize> = (0..distinct).collect();
+        order.shuffle(rng);
+        let mut in_validation = vec![false; distinct];
+        for &class in &order[..held_out] {
+            in_validation[class] = true;
+        }
+        let side = |wanted: bool| Self {
+            sentences: (self.sentences.iter().zip(&class_of))
+                .filter(|&(_, &class)| in_validation[class] == wanted)
+                .map(|(sentence, _)| sentence.clone())
+                .collect(),
+        };
+        Ok((side(false), side(true)))
+    }
+}
+
+/// Lines joined to paragraphs; a blank line ends one.
+fn paragraphs(text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    lines.split(|line| line.is_empty()).map(|paragraph| paragraph.join(" ")).collect()
+}
+
+fn single_spaced(line: &str) -> String {
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}

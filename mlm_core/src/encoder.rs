@@ -1,0 +1,366 @@
+//! The reference back end, the model on a page: takes [`Params`] and a [`Batch`], gives logits, the loss and, by
+//! candle's autograd, a gradient for each weight. Runs in f32 and f64 on any candle device. Updating the weights is
+//! left to [`crate::optimizer`].
+//!
+//! The layout is that of BERT (Devlin et al. 2019; Vaswani et al. 2017, section 3, with LayerNorm after the residual
+//! sum) and the names are those of Hugging Face's `BertForMaskedLM`:
+//!
+//! ```text
+//! h = LayerNorm(word + position + token type)
+//! h = LayerNorm(h + Attention(h))     \  `layers` times
+//! h = LayerNorm(h + FeedForward(h))   /
+//! logits = LayerNorm(GELU(h W + b)) E^T + c      at the masked rows; E: the word embeddings (tied)
+//! loss = mean over the masked rows of -log softmax(logits)[target]
+//! ```
+//!
+//! `candle_nn::LayerNorm` and `candle_nn::ops::softmax_last_dim` have no gradient, and candle does not say so; hence
+//! LayerNorm is spelled out here, and softmax is `candle_nn::ops::softmax`.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use candle_core::{D, DType, Device, Tensor, Var};
+use candle_nn::ops::softmax;
+
+use crate::batch::{Batch, PaddedBatch};
+use crate::config::ModelConfig;
+use crate::dropout::{RowDropout, Site};
+use crate::error::{Error, Result};
+use crate::params::Params;
+
+/// Whether units are dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Dropout with the probabilities of the configuration; the seed decides which units, so take a new one each step.
+    Train {
+        /// The seed of the step's dropout.
+        dropout_seed: u64,
+    },
+    /// No dropout.
+    Evaluate,
+}
+
+/// What the layers make of a batch.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    /// The last layer's output, for the padded rectangle written out line by line `[batch * seq, d_model]`.
+    pub hidden: Tensor,
+    /// Each layer's attention probabilities `[batch, heads, seq, seq]`: from a query (row) to the keys (columns).
+    pub attention: Vec<Tensor>,
+}
+
+/// The gradient of the loss for each weight, in the order of [`Params::names`].
+#[derive(Clone, Debug)]
+pub struct Gradients {
+    named: Vec<(String, Tensor)>,
+}
+
+impl Gradients {
+    /// The gradients with the names of their weights.
+    pub fn named(&self) -> &[(String, Tensor)] {
+        &self.named
+    }
+
+    /// The length of the vector of all gradients together.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn norm(&self) -> Result<f64> {
+        let mut sum = 0.0;
+        for (_, gradient) in &self.named {
+            sum += gradient.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        }
+        Ok(sum.sqrt())
+    }
+
+    /// Shortens the vector of all gradients together to `max_norm` if it is longer, and returns its length before
+    /// (Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", section 3.2).
+    ///
+    /// # Errors
+    /// When `max_norm` is not positive, or the norm is not finite: the step before was too large.
+    pub fn clip(&mut self, max_norm: f64) -> Result<f64> {
+        if max_norm.is_nan() || max_norm <= 0.0 {
+            return Err(Error::argument("max_norm", "a positive number", max_norm));
+        }
+        let norm = self.norm()?;
+        if !norm.is_finite() {
+            return Err(Error::argument("gradients", "a finite norm (try a smaller learning rate)", norm));
+        }
+        // PyTorch's clip_grad_norm_ adds the same 1e-6.
+        let factor = max_norm / (norm + 1e-6);
+        if factor < 1.0 {
+            for (_, gradient) in &mut self.named {
+                *gradient = (&*gradient * factor)?;
+            }
+        }
+        Ok(norm)
+    }
+}
+
+/// BERT with the masked language modeling head, in candle operations.
+#[derive(Clone)]
+pub struct Encoder {
+    config: ModelConfig,
+    dtype: DType,
+    device: Device,
+    weights: Vec<(String, Var)>,
+    index: HashMap<String, usize>,
+}
+
+impl fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Encoder {{ {:?}, {:?}, {:?} }}", self.config, self.dtype, self.device)
+    }
+}
+
+impl Encoder {
+    /// A model with a copy of the given weights, in f32 or f64, on the given device.
+    ///
+    /// # Errors
+    /// When `dtype` is neither, or the device has no room.
+    pub fn new(params: &Params, dtype: DType, device: &Device) -> Result<Self> {
+        if !matches!(dtype, DType::F32 | DType::F64) {
+            return Err(Error::argument("dtype", "F32 or F64", dtype.as_str()));
+        }
+        let mut weights = Vec::new();
+        for (name, shape, values) in params.tensors() {
+            let tensor = Tensor::from_slice(values, shape, device)?.to_dtype(dtype)?;
+            weights.push((name.to_owned(), Var::from_tensor(&tensor)?));
+        }
+        let index = weights.iter().enumerate().map(|(nth, (name, _))| (name.clone(), nth)).collect();
+        Ok(Self { config: params.config().clone(), dtype, device: device.clone(), weights, index })
+    }
+
+    /// The shape of the model.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The device that the weights are on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The weights with their names, in the order of [`Params::names`].
+    pub fn weights(&self) -> &[(String, Var)] {
+        &self.weights
+    }
+
+    /// One weight by its name.
+    ///
+    /// # Errors
+    /// When the model has no weight of that name.
+    pub fn weight(&self, name: &str) -> Result<&Tensor> {
+        match self.index.get(name) {
+            Some(&nth) => Ok(self.weights[nth].1.as_tensor()),
+            None => Err(Error::argument("name", "the name of a weight, as Params::names lists them", name)),
+        }
+    }
+
+    /// A copy of the weights as they are now.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn params(&self) -> Result<Params> {
+        let mut params = Params::zeros(&self.config)?;
+        for (name, weight) in &self.weights {
+            params.set(name, &weight.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?)?;
+        }
+        Ok(params)
+    }
+
+    /// The mean over the masked rows of the cross-entropy between the model's prediction and the right token, in
+    /// nats: a scalar from which [`Encoder::gradients`] goes back.
+    ///
+    /// # Errors
+    /// When the batch does not fit the model, or has no targets.
+    pub fn loss(&self, batch: &Batch, mode: Mode) -> Result<Tensor> {
+        if batch.targets.len() != batch.masked_rows.len() || batch.targets.is_empty() {
+            let expected = format!("a target for each of the {} masked rows", batch.masked_rows.len());
+            return Err(Error::argument("batch", expected, batch.targets.len()));
+        }
+        self.check_ids("targets", &batch.targets)?;
+        let logits = self.logits(batch, mode)?; // [masked, vocab]
+        let targets = Tensor::new(batch.targets.as_slice(), &self.device)?; // [masked]
+        Ok(candle_nn::loss::cross_entropy(&logits, &targets)?)
+    }
+
+    /// The scores of each token of the vocabulary at the masked rows, before the softmax `[masked, vocab]`.
+    ///
+    /// # Errors
+    /// When the batch does not fit the model.
+    pub fn logits(&self, batch: &Batch, mode: Mode) -> Result<Tensor> {
+        let padded = self.padded(batch)?;
+        let hidden = self.layers(batch, &padded, mode)?.hidden; // [batch * seq, d_model]
+        let hidden = hidden.index_select(&padded.masked_rows, 0)?; // [masked, d_model]
+        let hidden = self.linear(&hidden, "cls.predictions.transform.dense")?.gelu_erf()?;
+        let hidden = self.layer_norm(&hidden, "cls.predictions.transform.LayerNorm")?; // [masked, d_model]
+        let decoder = self.weight("bert.embeddings.word_embeddings.weight")?.t()?; // [d_model, vocab]
+        Ok(hidden.matmul(&decoder)?.broadcast_add(self.weight("cls.predictions.bias")?)?)
+    }
+
+    /// The hidden states and the attention probabilities of a batch.
+    ///
+    /// # Errors
+    /// When the batch does not fit the model.
+    pub fn encode(&self, batch: &Batch, mode: Mode) -> Result<Encoded> {
+        self.layers(batch, &self.padded(batch)?, mode)
+    }
+
+    /// The gradient of the loss for each weight.
+    ///
+    /// # Errors
+    /// When a weight gets none; the error names it.
+    pub fn gradients(&self, loss: &Tensor) -> Result<Gradients> {
+        let mut store = loss.backward()?;
+        let mut named = Vec::with_capacity(self.weights.len());
+        for (name, weight) in &self.weights {
+            let gradient = store.remove(weight).ok_or_else(|| Error::MissingGradient { name: name.clone() })?;
+            named.push((name.clone(), gradient));
+        }
+        Ok(Gradients { named })
+    }
+
+    fn padded(&self, batch: &Batch) -> Result<PaddedBatch> {
+        let (longest, max_len) = (batch.longest(), self.config.max_len);
+        if longest > max_len {
+            return Err(Error::argument("batch", format!("sequences of at most max_len = {max_len} tokens"), longest));
+        }
+        if batch.offsets.windows(2).any(|ends| ends[0] == ends[1]) || batch.tokens() == 0 {
+            return Err(Error::argument("batch", "sequences of at least one token", "an empty one"));
+        }
+        if batch.masked_rows.is_empty() {
+            return Err(Error::argument("batch", "at least one masked row", 0));
+        }
+        self.check_ids("input_ids", &batch.input_ids)?;
+        batch.padded(self.config.pad, &self.device)
+    }
+
+    fn check_ids(&self, argument: &'static str, ids: &[u32]) -> Result<()> {
+        let vocab = self.config.vocab;
+        match ids.iter().find(|&&id| id as usize >= vocab) {
+            Some(id) => Err(Error::argument(argument, format!("ids below vocab = {vocab}"), id)),
+            None => Ok(()),
+        }
+    }
+
+    fn layers(&self, batch: &Batch, padded: &PaddedBatch, mode: Mode) -> Result<Encoded> {
+        let (sequences, seq) = padded.input_ids.dims2()?;
+        let mut hidden = self.embeddings(&padded.input_ids)?; // [batch * seq, d_model]
+        hidden = self.drop_hidden(&hidden, batch, Site::Embeddings, mode)?;
+        // 0 where there is a token, -inf where there is padding: no probability goes there.
+        let tokens = padded.attention_mask.reshape((sequences, 1, 1, seq))?;
+        let zeros = Tensor::zeros((sequences, 1, 1, seq), self.dtype, &self.device)?;
+        let bias = tokens.where_cond(&zeros, &(zeros.ones_like()? * f64::NEG_INFINITY)?)?; // [batch, 1, 1, seq]
+        let mut attention = Vec::with_capacity(self.config.layers);
+        for layer in 0..self.config.layers {
+            let name = format!("bert.encoder.layer.{layer}");
+            let probabilities = self.attention_probabilities(&hidden, &bias, &name)?; // [batch, heads, seq, seq]
+            let dropped = self.drop_attention(&probabilities, batch, Site::Attention(layer), mode)?;
+            let context = self.attend(&dropped, &hidden, &name)?; // [batch * seq, d_model]
+            let output = self.linear(&context, &format!("{name}.attention.output.dense"))?;
+            let output = self.drop_hidden(&output, batch, Site::AttentionOutput(layer), mode)?;
+            hidden = self.layer_norm(&(hidden + output)?, &format!("{name}.attention.output.LayerNorm"))?;
+
+            let output = self.linear(&hidden, &format!("{name}.intermediate.dense"))?.gelu_erf()?; // [.., d_ff]
+            let output = self.linear(&output, &format!("{name}.output.dense"))?; // [batch * seq, d_model]
+            let output = self.drop_hidden(&output, batch, Site::Output(layer), mode)?;
+            hidden = self.layer_norm(&(hidden + output)?, &format!("{name}.output.LayerNorm"))?;
+            attention.push(probabilities);
+        }
+        Ok(Encoded { hidden, attention })
+    }
+
+    /// `[batch, seq]` ids to `[batch * seq, d_model]`.
+    fn embeddings(&self, input_ids: &Tensor) -> Result<Tensor> {
+        let (batch, seq) = input_ids.dims2()?;
+        let d_model = self.config.d_model;
+        let word = self.weight("bert.embeddings.word_embeddings.weight")?.embedding(input_ids)?; // [batch, seq, d_model]
+        let position = self.weight("bert.embeddings.position_embeddings.weight")?.narrow(0, 0, seq)?; // [seq, d_model]
+        let token_type = self.weight("bert.embeddings.token_type_embeddings.weight")?.narrow(0, 0, 1)?; // [1, d_model]
+        let sum = word.broadcast_add(&position)?.broadcast_add(&token_type)?.reshape((batch * seq, d_model))?;
+        self.layer_norm(&sum, "bert.embeddings.LayerNorm")
+    }
+
+    /// softmax(Q K^T / sqrt(head_dim) + bias), `[batch * seq, d_model]` to `[batch, heads, seq, seq]`.
+    fn attention_probabilities(&self, hidden: &Tensor, bias: &Tensor, name: &str) -> Result<Tensor> {
+        let (sequences, _, _, seq) = bias.dims4()?;
+        let query = self.heads(&self.linear(hidden, &format!("{name}.attention.self.query"))?, sequences, seq)?;
+        let key = self.heads(&self.linear(hidden, &format!("{name}.attention.self.key"))?, sequences, seq)?;
+        let scale = 1.0 / (self.config.head_dim() as f64).sqrt();
+        let scores = (query.matmul(&key.t()?)? * scale)?; // [batch, heads, seq, seq]
+        Ok(softmax(&scores.broadcast_add(bias)?, D::Minus1)?)
+    }
+
+    /// The heads' weighted means of the values, side by side: to `[batch * seq, d_model]`.
+    fn attend(&self, probabilities: &Tensor, hidden: &Tensor, name: &str) -> Result<Tensor> {
+        let (sequences, _, seq, _) = probabilities.dims4()?;
+        let value = self.heads(&self.linear(hidden, &format!("{name}.attention.self.value"))?, sequences, seq)?;
+        let context = probabilities.matmul(&value)?; // [batch, heads, seq, head_dim]
+        Ok(context.transpose(1, 2)?.reshape((sequences * seq, self.config.d_model))?)
+    }
+
+    /// `[batch * seq, d_model]` to `[batch, heads, seq, head_dim]`.
+    fn heads(&self, rows: &Tensor, sequences: usize, seq: usize) -> Result<Tensor> {
+        let ModelConfig { heads, .. } = self.config;
+        Ok(rows.reshape((sequences, seq, heads, self.config.head_dim()))?.transpose(1, 2)?.contiguous()?)
+    }
+
+    /// x W^T + b, `[rows, from]` to `[rows, to]`.
+    fn linear(&self, rows: &Tensor, name: &str) -> Result<Tensor> {
+        let weight = self.weight(&format!("{name}.weight"))?; // [to, from]
+        Ok(rows.matmul(&weight.t()?)?.broadcast_add(self.weight(&format!("{name}.bias"))?)?)
+    }
+
+    /// (x - mean) / sqrt(variance + eps) * weight + bias over each row (Ba et al. 2016, "Layer Normalization").
+    fn layer_norm(&self, rows: &Tensor, name: &str) -> Result<Tensor> {
+        let centered = rows.broadcast_sub(&rows.mean_keepdim(D::Minus1)?)?; // [rows, d_model]
+        let variance = centered.sqr()?.mean_keepdim(D::Minus1)?; // [rows, 1]
+        let normal = centered.broadcast_div(&(variance + self.config.layer_norm_eps)?.sqrt()?)?;
+        let scaled = normal.broadcast_mul(self.weight(&format!("{name}.weight"))?)?;
+        Ok(scaled.broadcast_add(self.weight(&format!("{name}.bias"))?)?)
+    }
+
+    /// Drops units of `[batch * seq, d_model]`.
+    fn drop_hidden(&self, rows: &Tensor, batch: &Batch, site: Site, mode: Mode) -> Result<Tensor> {
+        let seq = batch.longest();
+        let places = batch.places().map(|place| (place.sequence * seq + place.position, place.row));
+        self.drop(rows, places, self.config.hidden_dropout, site, mode)
+    }
+
+    /// Drops units of `[batch, heads, seq, seq]`.
+    fn drop_attention(&self, probabilities: &Tensor, batch: &Batch, site: Site, mode: Mode) -> Result<Tensor> {
+        let (seq, heads) = (batch.longest(), self.config.heads);
+        let places = batch.places().flat_map(|place| {
+            (0..heads)
+                .map(move |head| ((place.sequence * heads + head) * seq + place.position, place.row * heads + head))
+        });
+        self.drop(probabilities, places, self.config.attention_dropout, site, mode)
+    }
+
+    /// Multiplies rows of units by their dropout factors. `places` pairs each row of the padded tensor with its row in
+    /// the unpadded batch, which is what the draw depends on; padding stays as it is.
+    fn drop(
+        &self,
+        units: &Tensor,
+        places: impl Iterator<Item = (usize, usize)>,
+        probability: f64,
+        site: Site,
+        mode: Mode,
+    ) -> Result<Tensor> {
+        let Mode::Train { dropout_seed } = mode else { return Ok(units.clone()) };
+        if probability == 0.0 {
+            return Ok(units.clone());
+        }
+        let columns = units.dim(D::Minus1)?;
+        let mut factors = vec![1f32; units.elem_count()];
+        for (padded_row, row) in places {
+            let dropout = RowDropout::new(dropout_seed, site, row as u64, probability);
+            for (column, factor) in factors[padded_row * columns..(padded_row + 1) * columns].iter_mut().enumerate() {
+                *factor = dropout.factor(column as u32);
+            }
+        }
+        let factors = Tensor::from_vec(factors, units.shape(), &self.device)?.to_dtype(self.dtype)?;
+        Ok((units * factors)?)
+    }
+}

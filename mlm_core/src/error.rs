@@ -1,0 +1,88 @@
+//! The one error type of the crate: takes whatever went wrong, gives a sentence that says which file or argument,
+//! what was expected, what came, and what to do.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// What can go wrong. `Debug` prints the same sentence as `Display`, because that is what a notebook shows for a
+/// failed `?`.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A text file is not UTF-8.
+    #[error("{} is not UTF-8: invalid byte at offset {offset} (line {line}); save the file as UTF-8", path.display())]
+    Utf8 {
+        /// The file.
+        path: PathBuf,
+        /// Offset in bytes of the first invalid byte.
+        offset: usize,
+        /// The line it stands in, counted from 1.
+        line: usize,
+    },
+    /// A text holds no sentence.
+    #[error("{origin} holds no sentence: {reason}")]
+    NoSentence {
+        /// The file, or a name for the text.
+        origin: String,
+        /// Why there is none, and what to do.
+        reason: String,
+    },
+    /// An argument is out of its range, or does not fit the others.
+    #[error("{argument}: expected {expected}, got {actual}")]
+    Argument {
+        /// The argument's name, as it stands in the code.
+        argument: &'static str,
+        /// The values that are accepted.
+        expected: String,
+        /// The value that came.
+        actual: String,
+    },
+    /// The tokenizers crate failed.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// A weight got no gradient, so training would silently leave it as it is.
+    #[error("no gradient reached {name}: the loss does not depend on it, or an operation on the way cuts gradients")]
+    MissingGradient {
+        /// The weight's name.
+        name: String,
+    },
+    /// A tensor operation failed.
+    #[error("tensor operation: {0}")]
+    Tensor(#[from] candle_core::Error),
+    /// A figure could not be drawn.
+    #[error("figure: {0}")]
+    Figure(String),
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn argument(argument: &'static str, expected: impl Into<String>, actual: impl fmt::Display) -> Self {
+        Error::Argument { argument, expected: expected.into(), actual: actual.to_string() }
+    }
+
+    pub(crate) fn reading(path: &Path, source: std::io::Error) -> Self {
+        Error::File { action: "read", path: path.to_owned(), source }
+    }
+
+    pub(crate) fn writing(path: &Path, source: std::io::Error) -> Self {
+        Error::File { action: "write", path: path.to_owned(), source }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

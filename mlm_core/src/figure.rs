@@ -1,0 +1,104 @@
+//! Takes drawings (SVG) and marked-up text (HTML), gives one [`Figure`] that a notebook shows inline and that can be
+//! saved; what is drawn is left to [`crate::plot`] and [`crate::markup`].
+//!
+//! A notebook cell shows one output per MIME type, the last one wins, so several figures of a cell are stacked into
+//! one. Drawings go out as `<img>`: JupyterLab strips SVG elements, but not images, from a notebook that is not
+//! trusted yet, which every notebook is when it is opened for the first time.
+
+use std::fmt;
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use html_escape::{encode_double_quoted_attribute, encode_text};
+
+use crate::error::{Error, Result};
+
+/// Something to look at. In a notebook, end a cell with it.
+#[derive(Clone, PartialEq)]
+pub struct Figure {
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, PartialEq)]
+enum Part {
+    Svg { source: String, description: String },
+    Html(String),
+}
+
+impl fmt::Debug for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Figure {{ parts: {} }}", self.parts.len())
+    }
+}
+
+impl Figure {
+    /// A drawing, with a description for those who cannot see it.
+    pub fn svg(source: impl Into<String>, description: impl Into<String>) -> Self {
+        Self { parts: vec![Part::Svg { source: source.into(), description: description.into() }] }
+    }
+
+    /// A fragment of HTML; all text in it must be escaped already.
+    pub fn html(fragment: impl Into<String>) -> Self {
+        Self { parts: vec![Part::Html(fragment.into())] }
+    }
+
+    /// A line of plain text, to stand above a figure.
+    pub fn heading(text: &str) -> Self {
+        Self::html(format!("<div style=\"margin: 8px 0 2px 0; font-weight: bold\">{}</div>", encode_text(text)))
+    }
+
+    /// Several figures in one, from top to bottom.
+    pub fn stack(figures: impl IntoIterator<Item = Figure>) -> Self {
+        Self { parts: figures.into_iter().flat_map(|figure| figure.parts).collect() }
+    }
+
+    /// The figure as a fragment of HTML.
+    pub fn to_html(&self) -> String {
+        self.parts
+            .iter()
+            .map(|part| match part {
+                Part::Html(fragment) => fragment.clone(),
+                Part::Svg { source, description } => format!(
+                    "<img style=\"max-width: 100%\" alt=\"{}\" src=\"data:image/svg+xml;base64,{}\">",
+                    encode_double_quoted_attribute(description),
+                    STANDARD.encode(source)
+                ),
+            })
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    /// Shows the figure as the output of a notebook cell; the Rust kernel calls it for the last expression of a cell.
+    pub fn evcxr_display(&self) {
+        evcxr_runtime::mime_type("text/html").text(self.to_html());
+    }
+
+    /// Writes the figure to a file: a drawing as `.svg`, any figure as a page of its own as `.html`.
+    ///
+    /// # Errors
+    /// When the file has another ending, a figure that is not one drawing is to be an `.svg`, or the file cannot be
+    /// written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+        let content = match (ending, self.parts.as_slice()) {
+            ("svg", [Part::Svg { source, .. }]) => source.clone(),
+            ("html", _) => format!(
+                "<!doctype html>\n<meta charset=\"utf-8\">\n<body style=\"font-family: sans-serif; margin: 24px\">\n{}\n",
+                self.to_html()
+            ),
+            ("svg", parts) => {
+                return Err(Error::Figure(format!(
+                    "{}: an .svg holds one drawing, this figure has {} parts with text; save it as .html",
+                    path.display(),
+                    parts.len()
+                )));
+            }
+            _ => {
+                return Err(Error::Figure(format!("{}: a figure is saved as .svg or .html", path.display())));
+            }
+        };
+        std::fs::write(path, content).map_err(|source| Error::writing(path, source))
+    }
+}

@@ -1,0 +1,57 @@
+//! Takes what a training measured, epoch by epoch, and keeps it for the figures of [`crate::plot`].
+
+use crate::error::{Error, Result};
+
+/// What was measured in one epoch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EpochRecord {
+    /// The epoch, counted from 1; 0 is before training.
+    pub epoch: usize,
+    /// Mean training loss over the epoch in nats; none before training.
+    pub train_loss: Option<f64>,
+    /// Loss on the fixed validation masks after the epoch in nats, if there are any.
+    pub validation_loss: Option<f64>,
+}
+
+/// The course of one training run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct History {
+    name: String,
+    records: Vec<EpochRecord>,
+}
+
+impl History {
+    /// A run without records; the name stands in the legend of the figures.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), records: Vec::new() }
+    }
+
+    /// The run's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The records, by epoch.
+    pub fn records(&self) -> &[EpochRecord] {
+        &self.records
+    }
+
+    /// Adds the record of a later epoch.
+    ///
+    /// # Errors
+    /// When the epoch does not come after the last one, or a loss is not finite: training diverged.
+    pub fn push(&mut self, record: EpochRecord) -> Result<()> {
+        if let Some(last) = self.records.last()
+            && record.epoch <= last.epoch
+        {
+            return Err(Error::argument("epoch", format!("one after {}", last.epoch), record.epoch));
+        }
+        for loss in [record.train_loss, record.validation_loss].into_iter().flatten() {
+            if !loss.is_finite() {
+                return Err(Error::argument("loss", "a finite number (try a smaller learning rate)", loss));
+            }
+        }
+        self.records.push(record);
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+//! A masked language model (BERT, about 100,000 parameters) pretrained from scratch, for notebooks in which a class
+//! watches it learn.
+//!
+//! The modules follow the way of the data; each uses only those before it:
+//!
+//! ```text
+//! corpus -> tokenizer -> masking -> batch -> encoder -> optimizer
+//!                          config, params ---'  |-> evaluate, predict -> plot, markup (figure)
+//! ```
+//!
+//! The notebook owns every decision (what is masked, the training loop, the learning rate), the library owns the
+//! mechanics. Randomness is an argument: the same generator gives the same numbers.
+//!
+//! ```
+//! use mlm_core::candle_core::DType;
+//! use mlm_core::rand::{SeedableRng, rngs::StdRng};
+//! use mlm_core::*;
+//!
+//! # fn main() -> Result<()> {
+//! let mut rng = StdRng::seed_from_u64(0);
+//! let corpus = Corpus::from_lines(["the cake is a lie", "to be or not to be"])?;
+//! let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
+//! let config = ModelConfig::new(tokenizer.vocab());
+//! let encoder = Encoder::new(&Params::init(&config, &mut rng)?, DType::F32, &device::pick()?)?;
+//! let mut optimizer = AdamW::new(&encoder, AdamWConfig::default())?;
+//!
+//! let masker = Masker::new(&tokenizer, Masking::default())?;
+//! let loader = DataLoader::new(tokenizer.encode_corpus(&corpus, config.max_len)?.sequences, 2)?;
+//! for batch in loader.epoch(&masker, &mut rng) {
+//!     let loss = encoder.loss(&batch?, Mode::Train { dropout_seed: 0 })?;
+//!     let mut gradients = encoder.gradients(&loss)?;
+//!     gradients.clip(1.0)?;
+//!     optimizer.step(&encoder, &gradients, 1e-3)?;
+//! }
+//! let filled = fill_mask(&encoder, &tokenizer, "the [MASK] is a lie", 5)?;
+//! assert_eq!(filled.masks[0].len(), 5);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A notebook reaches candle, tokenizers, plotters and rand only through the re-exports below: with a copy of its own
+//! for each cell, candle's automatic differentiation would silently give wrong gradients (see `Cargo.toml`).
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod corpus;
+pub mod tokenizer;
+
+pub mod masking;
+
+pub mod batch;
+
+pub mod config;
+pub mod device;
+mod dropout;
+pub mod encoder;
+pub mod params;
+
+pub mod optimizer;
+
+pub mod evaluate;
+pub mod history;
+pub mod predict;
+
+pub mod figure;
+pub mod markup;
+pub mod plot;
+
+pub mod error;
+
+pub use batch::{Batch, DataLoader, PaddedBatch};
+pub use config::ModelConfig;
+pub use corpus::{Corpus, Layout};
+pub use encoder::{Encoder, Gradients, Mode};
+pub use error::{Error, Result};
+pub use evaluate::{Evaluation, Recovery, evaluate, recovery};
+pub use figure::Figure;
+pub use history::{EpochRecord, History};
+pub use masking::{Masker, Masking, Treatment};
+pub use optimizer::{AdamW, AdamWConfig, Schedule};
+pub use params::Params;
+pub use predict::{FilledMask, Prediction, fill_mask};
+pub use tokenizer::Tokenizer;
+
+pub use candle_core;
+pub use candle_nn;
+pub use evcxr_runtime;
+pub use plotters;
+pub use rand;
+pub use tokenizers;

@@ -1,0 +1,94 @@
+//! Takes batches and predictions, shows their tokens as text in colour, as [`Figure`]s of HTML.
+//!
+//! Coloured text brings its own background, everything else takes the notebook's colours, so that both read well in a
+//! light and a dark theme. What the colours say stands in the text too.
+
+use std::fmt::Write;
+
+use html_escape::encode_text;
+
+use crate::batch::Batch;
+use crate::figure::Figure;
+use crate::masking::Treatment;
+use crate::predict::FilledMask;
+use crate::tokenizer::Tokenizer;
+
+/// Background of what was done to a token, its name, and what it means. White text reads on each (Okabe and Ito's
+/// colours, darkened where needed).
+fn appearance(treatment: Treatment) -> (&'static str, &'static str) {
+    match treatment {
+        Treatment::Mask => ("#b34700", "[MASK]"),
+        Treatment::Random => ("#8e3f73", "random token"),
+        Treatment::Keep => ("#00704f", "kept as it is"),
+    }
+}
+
+/// Shows each sequence of a batch in a line of its own: tokens to recover on a coloured background, above them what
+/// the model sees, below them the token that it must recover.
+pub fn masked_tokens(batch: &Batch, tokenizer: &Tokenizer) -> Figure {
+    let mut html = String::from("<div style=\"line-height: 1.3\">");
+    let legend = [Treatment::Mask, Treatment::Random, Treatment::Keep].map(|treatment| {
+        let (background, name) = appearance(treatment);
+        format!("<span style=\"{}\">{}</span>", coloured(background), encode_text(name))
+    });
+    let _ = write!(
+        html,
+        "<div style=\"margin-bottom: 6px\">to recover: {} <span style=\"opacity: 0.7\">(below: the right token)</span></div>",
+        legend.join(" ")
+    );
+    let mut masked = batch.masked_rows.iter().enumerate().peekable();
+    let mut row = 0;
+    for sequence in 0..batch.sequences() {
+        html.push_str("<div>");
+        for &id in batch.sequence(sequence) {
+            let token = tokenizer.token(id);
+            let (style, below) = match masked.next_if(|&(_, &masked_row)| masked_row == row) {
+                Some((nth, _)) => {
+                    let (background, _) = appearance(batch.treatments[nth]);
+                    (coloured(background), batch.targets.get(nth).map(|&target| tokenizer.token(target)))
+                }
+                None if tokenizer.special().contains(id) => ("opacity: 0.6; padding: 1px 3px".to_owned(), None),
+                None => ("padding: 1px 3px".to_owned(), None),
+            };
+            let below = below.map_or_else(|| "&nbsp;".to_owned(), |token| encode_text(&token).into_owned());
+            let _ = write!(
+                html,
+                "<span style=\"display: inline-block; text-align: center; vertical-align: top; margin: 1px 2px\">\
+                 <span style=\"{style}\">{}</span><br><span style=\"font-size: 80%\">{below}</span></span> ",
+                encode_text(&token)
+            );
+            row += 1;
+        }
+        html.push_str("</div>");
+    }
+    html.push_str("</div>");
+    Figure::html(html)
+}
+
+fn coloured(background: &str) -> String {
+    format!("background-color: {background}; color: #ffffff; padding: 1px 5px; border-radius: 3px")
+}
+
+/// Shows the predictions for each gap of a text as bars.
+pub fn predictions(filled: &FilledMask) -> Figure {
+    let mut html = format!("<div style=\"margin: 4px 0\"><b>{}</b></div>", encode_text(&filled.text));
+    for (nth, candidates) in filled.masks.iter().enumerate() {
+        if filled.masks.len() > 1 {
+            let _ = write!(html, "<div style=\"margin: 4px 0\">[MASK] {}</div>", nth + 1);
+        }
+        html.push_str("<table style=\"border-collapse: collapse\">");
+        for candidate in candidates {
+            let percent = 100.0 * candidate.probability;
+            let _ = write!(
+                html,
+                "<tr><td style=\"text-align: right; padding: 1px 8px\">{}</td>\
+                 <td style=\"width: 260px; padding: 1px 0\"><div style=\"width: {percent:.1}%; min-width: 1px; \
+                 height: 14px; background-color: #0072b2\"></div></td>\
+                 <td style=\"text-align: right; padding: 1px 8px\">{percent:.1} %</td></tr>",
+                encode_text(&candidate.token)
+            );
+        }
+        html.push_str("</table>");
+    }
+    Figure::html(html)
+}

@@ -1,0 +1,176 @@
+//! Takes token ids and a generator, gives the masked language modeling task: which tokens the model must recover and
+//! what it sees in their place; leaves the cutting into batches to [`crate::batch`].
+
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use crate::error::{Error, Result};
+use crate::tokenizer::{SpecialIds, Tokenizer};
+
+/// How tokens are masked. The default is BERT's: Devlin et al. 2019, section 3.1 and appendix A.1.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Masking {
+    /// The probability that a token (with `whole_word`: a word) is chosen to be recovered.
+    pub rate: f64,
+    /// Of the chosen tokens, the share that the model sees as `[MASK]`.
+    pub mask: f64,
+    /// Of the chosen tokens, the share that the model sees as a random token.
+    pub random: f64,
+    /// Of the chosen tokens, the share that the model sees as they are.
+    pub keep: f64,
+    /// Choose all pieces of a word together.
+    pub whole_word: bool,
+}
+
+impl Default for Masking {
+    fn default() -> Self {
+        Self { rate: 0.15, mask: 0.8, random: 0.1, keep: 0.1, whole_word: false }
+    }
+}
+
+impl Masking {
+    /// Every chosen token becomes `[MASK]`: the simplification of many a tutorial.
+    pub fn always_mask() -> Self {
+        Self { mask: 1.0, random: 0.0, keep: 0.0, ..Self::default() }
+    }
+
+    /// # Errors
+    /// When a probability is outside of 0 to 1, the rate is 0, or the three shares do not add up to 1.
+    fn validate(&self) -> Result<()> {
+        if !(self.rate > 0.0 && self.rate <= 1.0) {
+            return Err(Error::argument("masking rate", "a probability above 0 and at most 1", self.rate));
+        }
+        for (argument, share) in [("mask", self.mask), ("random", self.random), ("keep", self.keep)] {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(Error::argument(argument, "a share between 0 and 1", share));
+            }
+        }
+        let sum = self.mask + self.random + self.keep;
+        if (sum - 1.0).abs() > 1e-9 {
+            let actual = format!("{} + {} + {} = {sum}", self.mask, self.random, self.keep);
+            return Err(Error::argument("mask + random + keep", "shares that add up to 1", actual));
+        }
+        Ok(())
+    }
+}
+
+/// What the model sees in the place of a chosen token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Treatment {
+    /// `[MASK]`.
+    Mask,
+    /// A token drawn at random from the vocabulary, special tokens left out.
+    Random,
+    /// The token itself.
+    Keep,
+}
+
+/// The outcome of masking some tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MaskedTokens {
+    /// What the model sees `[tokens]`.
+    pub input_ids: Vec<u32>,
+    /// The positions to recover, ascending `[masked]`.
+    pub masked_rows: Vec<usize>,
+    /// The tokens that stood there `[masked]`.
+    pub targets: Vec<u32>,
+    /// What was done to each `[masked]`.
+    pub treatments: Vec<Treatment>,
+}
+
+/// Draws masks for the tokens of one vocabulary.
+#[derive(Clone, Debug)]
+pub struct Masker {
+    masking: Masking,
+    special: SpecialIds,
+    /// The tokens that a random replacement is drawn from: all but the special ones.
+    replacements: Vec<u32>,
+    /// Per id of the vocabulary: whether the token continues the word before it.
+    continues_word: Vec<bool>,
+}
+
+impl Masker {
+    /// # Errors
+    /// When the settings of `masking` are out of range or do not add up.
+    pub fn new(tokenizer: &Tokenizer, masking: Masking) -> Result<Self> {
+        masking.validate()?;
+        let special = tokenizer.special();
+        let ids = 0..tokenizer.vocab() as u32;
+        let replacements: Vec<u32> = ids.clone().filter(|&id| !special.contains(id)).collect();
+        if replacements.is_empty() {
+            return Err(Error::argument("tokenizer", "a vocabulary with more than special tokens", tokenizer.vocab()));
+        }
+        let continues_word = ids.map(|id| tokenizer.continues_word(id)).collect();
+        Ok(Self { masking, special, replacements, continues_word })
+    }
+
+    /// The settings.
+    pub fn masking(&self) -> &Masking {
+        &self.masking
+    }
+
+    /// Draws new masks for `tokens` (one or more sequences, end to end). Each token that is not special is chosen with
+    /// the probability `rate`; if that chooses none at all, one token (one word) is chosen uniformly, so that the loss
+    /// is a mean over something.
+    ///
+    /// # Errors
+    /// When `tokens` has only special tokens, or an id outside of the vocabulary.
+    pub fn mask(&self, tokens: &[u32], rng: &mut StdRng) -> Result<MaskedTokens> {
+        if let Some(id) = tokens.iter().find(|&&id| id as usize >= self.continues_word.len()) {
+            let expected = format!("ids below {}, the size of the vocabulary", self.continues_word.len());
+            return Err(Error::argument("tokens", expected, id));
+        }
+        // The first positions of what is chosen together: words, or single tokens.
+        let starts_unit = |position: usize| {
+            let id = tokens[position];
+            let continues = self.masking.whole_word
+                && self.continues_word[id as usize]
+                && position > 0
+                && !self.special.contains(tokens[position - 1]);
+            !self.special.contains(id) && !continues
+        };
+        let units: Vec<usize> = (0..tokens.len()).filter(|&position| starts_unit(position)).collect();
+        if units.is_empty() {
+            return Err(Error::argument("tokens", "at least one token that is not special", "none to mask"));
+        }
+        let mut chosen: Vec<usize> =
+            units.iter().copied().filter(|_| rng.random::<f64>() < self.masking.rate).collect();
+        if chosen.is_empty() {
+            chosen.push(units[rng.random_range(0..units.len())]);
+        }
+
+        let mut outcome = MaskedTokens {
+            input_ids: tokens.to_vec(),
+            masked_rows: Vec::with_capacity(chosen.len()),
+            targets: Vec::with_capacity(chosen.len()),
+            treatments: Vec::with_capacity(chosen.len()),
+        };
+        for start in chosen {
+            let mut row = start;
+            loop {
+                let (input, treatment) = self.treat(tokens[row], rng);
+                outcome.input_ids[row] = input;
+                outcome.masked_rows.push(row);
+                outcome.targets.push(tokens[row]);
+                outcome.treatments.push(treatment);
+                row += 1;
+                if row == tokens.len() || starts_unit(row) || self.special.contains(tokens[row]) {
+                    break;
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// What the model sees for a chosen token.
+    fn treat(&self, token: u32, rng: &mut StdRng) -> (u32, Treatment) {
+        let draw: f64 = rng.random();
+        if draw < self.masking.mask {
+            (self.special.mask, Treatment::Mask)
+        } else if draw < self.masking.mask + self.masking.random {
+            (self.replacements[rng.random_range(0..self.replacements.len())], Treatment::Random)
+        } else {
+            (token, Treatment::Keep)
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Takes gradients, updates the weights of an [`Encoder`]: AdamW and its learning-rate schedule. When to step is left
+//! to the training loop, which stands in the notebook.
+
+use candle_core::Tensor;
+
+use crate::encoder::{Encoder, Gradients};
+use crate::error::{Error, Result};
+
+/// The settings of AdamW; the default is PyTorch's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdamWConfig {
+    /// Decay of the mean of gradients.
+    pub beta1: f64,
+    /// Decay of the mean of squared gradients.
+    pub beta2: f64,
+    /// What is added to the root of the mean square.
+    pub eps: f64,
+    /// Decay of the weights themselves, per step and unit of learning rate; none on biases and LayerNorm.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 }
+    }
+}
+
+impl AdamWConfig {
+    fn validate(&self) -> Result<()> {
+        for (argument, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+            if !(0.0..1.0).contains(&beta) {
+                return Err(Error::argument(argument, "a number from 0 to below 1", beta));
+            }
+        }
+        if !(self.eps > 0.0 && self.eps.is_finite()) {
+            return Err(Error::argument("eps", "a positive number", self.eps));
+        }
+        if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
+            return Err(Error::argument("weight_decay", "0 or a positive number", self.weight_decay));
+        }
+        Ok(())
+    }
+}
+
+/// Adam with decoupled weight decay (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization",
+/// algorithm 2):
+///
+/// ```text
+/// m = beta1 m + (1 - beta1) g             v = beta2 v + (1 - beta2) g^2
+/// w = w - lr weight_decay w - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+/// ```
+#[derive(Clone, Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    steps: u32,
+    moments: Vec<Moments>,
+}
+
+/// The running means of one weight's gradients.
+#[derive(Clone, Debug)]
+struct Moments {
+    name: String,
+    /// Mean of the gradients (m).
+    first: Tensor,
+    /// Mean of the squared gradients (v).
+    second: Tensor,
+    weight_decay: f64,
+}
+
+impl AdamW {
+    /// An optimizer for the weights of `encoder`.
+    ///
+    /// # Errors
+    /// When a setting is out of range.
+    pub fn new(encoder: &Encoder, config: AdamWConfig) -> Result<Self> {
+        config.validate()?;
+        let mut moments = Vec::with_capacity(encoder.weights().len());
+        for (name, weight) in encoder.weights() {
+            let undecayed = name.ends_with(".bias") || name.ends_with("LayerNorm.weight");
+            moments.push(Moments {
+                name: name.clone(),
+                first: weight.zeros_like()?,
+                second: weight.zeros_like()?,
+                weight_decay: if undecayed { 0.0 } else { config.weight_decay },
+            });
+        }
+        Ok(Self { config, steps: 0, moments })
+    }
+
+    /// The number of steps taken.
+    pub fn steps(&self) -> u32 {
+        self.steps
+    }
+
+    /// One update of all weights of `encoder`, the one that the optimizer was made for.
+    ///
+    /// # Errors
+    /// When the learning rate is negative or not finite, or the gradients are of another model.
+    pub fn step(&mut self, encoder: &Encoder, gradients: &Gradients, lr: f64) -> Result<()> {
+        if !(lr >= 0.0 && lr.is_finite()) {
+            return Err(Error::argument("lr", "0 or a positive, finite learning rate", lr));
+        }
+        let names = || encoder.weights().iter().map(|(name, _)| name);
+        if !names().eq(self.moments.iter().map(|moments| &moments.name))
+            || !names().eq(gradients.named().iter().map(|(name, _)| name))
+        {
+            let expected = format!("the gradients of the {} weights of this encoder", self.moments.len());
+            return Err(Error::argument("gradients", expected, format!("{} of another", gradients.named().len())));
+        }
+        self.steps += 1;
+        let AdamWConfig { beta1, beta2, eps, .. } = self.config;
+        let correction1 = 1.0 - beta1.powf(f64::from(self.steps));
+        let correction2 = 1.0 - beta2.powf(f64::from(self.steps));
+        let weights = encoder.weights().iter().zip(gradients.named());
+        for (((_, weight), (_, gradient)), moments) in weights.zip(&mut self.moments) {
+            moments.first = ((&moments.first * beta1)? + (gradient * (1.0 - beta1))?)?;
+            moments.second = ((&moments.second * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
+            let root = ((&moments.second / correction2)?.sqrt()? + eps)?;
+            let update = ((&moments.first * (lr / correction1))? / root)?;
+            weight.set(&((weight.as_tensor() * (1.0 - lr * moments.weight_decay))? - update)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The learning rate over the steps of a training: a linear rise over the warm-up, then a linear fall to 0 after the
+/// last step (Devlin et al. 2019, appendix A.2).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schedule {
+    peak: f64,
+    warmup: usize,
+    steps: usize,
+}
+
+impl Schedule {
+    /// `warmup` of `steps` steps rise to the learning rate `peak`.
+    ///
+    /// # Errors
+    /// When there is no step, the warm-up is longer than the training, or `peak` is not a positive number.
+    pub fn new(peak: f64, warmup: usize, steps: usize) -> Result<Self> {
+        if !(peak > 0.0 && peak.is_finite()) {
+            return Err(Error::argument("learning rate", "a positive, finite number", peak));
+        }
+        if steps == 0 {
+            return Err(Error::argument("steps", "at least 1", steps));
+        }
+        if warmup > steps {
+            return Err(Error::argument("warmup", format!("at most steps = {steps}"), warmup));
+        }
+        Ok(Self { peak, warmup, steps })
+    }
+
+    /// The learning rate of a step, counted from 0; 0 after the last.
+    pub fn lr(&self, step: usize) -> f64 {
+        if step < self.warmup {
+            self.peak * (step + 1) as f64 / self.warmup as f64
+        } else if step < self.steps {
+            self.peak * (self.steps - step) as f64 / (self.steps - self.warmup) as f64
+        } else {
+            0.0
+        }
+    }
+}

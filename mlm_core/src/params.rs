@@ -1,0 +1,182 @@
+//! Takes a [`ModelConfig`], gives all weights of the model in one flat buffer under Hugging Face's names; what is
+//! computed with them is left to [`crate::encoder`].
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+
+use rand::rngs::StdRng;
+use rand_distr::{Distribution, Normal};
+
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+
+/// All weights: f32, one after the other in the order of [`Params::names`].
+#[derive(Clone, PartialEq)]
+pub struct Params {
+    config: ModelConfig,
+    entries: Vec<Entry>,
+    index: HashMap<String, usize>,
+    values: Vec<f32>,
+}
+
+/// Where one named tensor lies in the buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    name: String,
+    shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+impl fmt::Debug for Params {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Params {{ tensors: {}, parameters: {} }}", self.entries.len(), self.values.len())
+    }
+}
+
+impl Params {
+    /// Initial weights as in BERT (Devlin et al. 2019): embeddings and matrices are drawn from a normal distribution
+    /// of standard deviation `initializer_range`, biases are 0, LayerNorm starts as the identity (weight 1, bias 0).
+    ///
+    /// # Errors
+    /// When the configuration cannot work or its weights would not fit in memory.
+    pub fn init(config: &ModelConfig, rng: &mut StdRng) -> Result<Self> {
+        let mut params = Self::zeros(config)?;
+        let normal = Normal::new(0.0, config.initializer_range)
+            .map_err(|error| Error::argument("initializer_range", "a standard deviation", error))?;
+        for entry in &params.entries {
+            let values = &mut params.values[entry.range.clone()];
+            if entry.name.ends_with("LayerNorm.weight") {
+                values.fill(1.0);
+            } else if !entry.name.ends_with(".bias") {
+                values.fill_with(|| normal.sample(rng) as f32);
+            }
+        }
+        Ok(params)
+    }
+
+    /// All weights 0: the place to put weights from elsewhere.
+    ///
+    /// # Errors
+    /// When the configuration cannot work or its weights would not fit in memory.
+    pub fn zeros(config: &ModelConfig) -> Result<Self> {
+        config.validate()?;
+        let mut entries = Vec::new();
+        let mut end = 0usize;
+        for (name, shape) in shapes(config) {
+            let size = shape.iter().try_fold(1usize, |size, &dim| size.checked_mul(dim));
+            let Some(next) = size.and_then(|size| end.checked_add(size)) else {
+                return Err(too_large(config, &name, &shape));
+            };
+            entries.push(Entry { name, shape, range: end..next });
+            end = next;
+        }
+        let mut values = Vec::new();
+        if values.try_reserve_exact(end).is_err() {
+            return Err(too_large(config, "the weights", &[end]));
+        }
+        values.resize(end, 0.0);
+        let index = entries.iter().enumerate().map(|(nth, entry)| (entry.name.clone(), nth)).collect();
+        Ok(Self { config: config.clone(), entries, index, values })
+    }
+
+    /// The shape of the model that the weights are for.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The number of parameters; the decoder shares the word embeddings and is not counted again.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// The names of the tensors, in the order of the buffer.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.entries.iter().map(|entry| entry.name.as_str())
+    }
+
+    /// The tensors in the order of the buffer: name, shape, values.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &[usize], &[f32])> {
+        (self.entries.iter())
+            .map(|entry| (entry.name.as_str(), entry.shape.as_slice(), &self.values[entry.range.clone()]))
+    }
+
+    /// The values of one tensor, row by row.
+    ///
+    /// # Errors
+    /// When the model has no tensor of that name.
+    pub fn get(&self, name: &str) -> Result<&[f32]> {
+        let nth = self.position(name)?;
+        Ok(&self.values[self.entries[nth].range.clone()])
+    }
+
+    /// Overwrites the values of one tensor.
+    ///
+    /// # Errors
+    /// When the model has no tensor of that name, or of another size.
+    pub fn set(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        let nth = self.position(name)?;
+        let entry = &self.entries[nth];
+        if values.len() != entry.range.len() {
+            let expected = format!("{} values for {name} {:?}", entry.range.len(), entry.shape);
+            return Err(Error::argument("values", expected, values.len()));
+        }
+        self.values[entry.range.clone()].copy_from_slice(values);
+        Ok(())
+    }
+
+    /// The whole buffer.
+    pub fn as_slice(&self) -> &[f32] {
+        &self.values
+    }
+
+    fn position(&self, name: &str) -> Result<usize> {
+        self.index.get(name).copied().ok_or_else(|| {
+            Error::argument("name", "the name of a tensor such as bert.embeddings.word_embeddings.weight", name)
+        })
+    }
+}
+
+fn too_large(config: &ModelConfig, what: &str, shape: &[usize]) -> Error {
+    let ModelConfig { vocab, d_model, layers, d_ff, max_len, .. } = config;
+    let actual = format!(
+        "{what} {shape:?} with vocab {vocab}, d_model {d_model}, layers {layers}, d_ff {d_ff}, max_len {max_len}"
+    );
+    Error::argument("config", "a model whose weights fit in memory", actual)
+}
+
+/// Name and shape of each tensor, from the input to the output. A linear layer from `n` to `m` has a weight of shape
+/// `[m, n]`, as in PyTorch.
+fn shapes(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+    let ModelConfig { vocab, d_model, d_ff, max_len, token_types, .. } = *config;
+    let mut shapes = vec![
+        ("bert.embeddings.word_embeddings.weight".to_owned(), vec![vocab, d_model]),
+        ("bert.embeddings.position_embeddings.weight".to_owned(), vec![max_len, d_model]),
+        ("bert.embeddings.token_type_embeddings.weight".to_owned(), vec![token_types, d_model]),
+    ];
+    let layer_norm = |shapes: &mut Vec<(String, Vec<usize>)>, name: &str| {
+        shapes.push((format!("{name}.weight"), vec![d_model]));
+        shapes.push((format!("{name}.bias"), vec![d_model]));
+    };
+    let linear = |shapes: &mut Vec<(String, Vec<usize>)>, name: &str, from: usize, to: usize| {
+        shapes.push((format!("{name}.weight"), vec![to, from]));
+        shapes.push((format!("{name}.bias"), vec![to]));
+    };
+    layer_norm(&mut shapes, "bert.embeddings.LayerNorm");
+    for layer in 0..config.layers {
+        let name = format!("bert.encoder.layer.{layer}");
+        linear(&mut shapes, &format!("{name}.attention.self.query"), d_model, d_model);
+        linear(&mut shapes, &format!("{name}.attention.self.key"), d_model, d_model);
+        linear(&mut shapes, &format!("{name}.attention.self.value"), d_model, d_model);
+        linear(&mut shapes, &format!("{name}.attention.output.dense"), d_model, d_model);
+        layer_norm(&mut shapes, &format!("{name}.attention.output.LayerNorm"));
+        linear(&mut shapes, &format!("{name}.intermediate.dense"), d_model, d_ff);
+        linear(&mut shapes, &format!("{name}.output.dense"), d_ff, d_model);
+        layer_norm(&mut shapes, &format!("{name}.output.LayerNorm"));
+    }
+    linear(&mut shapes, "cls.predictions.transform.dense", d_model, d_model);
+    layer_norm(&mut shapes, "cls.predictions.transform.LayerNorm");
+    shapes.push(("cls.predictions.bias".to_owned(), vec![vocab]));
+    shapes
+}

@@ -1,0 +1,210 @@
+//! Takes histories and recoveries, draws them: loss curves and the recovery heat map, as [`Figure`]s.
+//!
+//! Each drawing stands on a white card with dark text, so that it reads the same in a light and a dark notebook, on
+//! paper and on a projector.
+
+use std::fmt::Display;
+
+use plotters::element::DashedPathElement;
+use plotters::prelude::*;
+use plotters::series::DashedLineSeries;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use crate::error::{Error, Result};
+use crate::evaluate::Recovery;
+use crate::figure::Figure;
+use crate::history::{EpochRecord, History};
+
+/// Text and axes.
+const INK: RGBColor = RGBColor(36, 41, 47);
+/// Lines of the grid.
+const GRID: RGBColor = RGBColor(216, 222, 228);
+/// A colour a run, told apart by colour-blind readers too (Okabe and Ito 2008, "Color Universal Design").
+const RUNS: [RGBColor; 6] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(230, 159, 0),
+];
+const FONT: &str = "sans-serif";
+
+/// Draws the loss of one or several runs over their epochs: training as a line, validation dashed, in nats per masked
+/// token.
+///
+/// # Errors
+/// When no run has a record.
+pub fn loss_curve(runs: &[&History]) -> Result<Figure> {
+    let records = || runs.iter().flat_map(|run| run.records());
+    let losses = || records().flat_map(|record| [record.train_loss, record.validation_loss]).flatten();
+    let (Some(last_epoch), Some(highest)) =
+        (records().map(|record| record.epoch).max(), losses().max_by(f64::total_cmp))
+    else {
+        return Err(Error::argument("runs", "at least one run with a recorded loss", "none"));
+    };
+
+    let mut source = String::new();
+    {
+        let root = card(&mut source, (720, 400))?;
+        let mut chart = ChartBuilder::on(&root)
+            .margin(16)
+            .margin_right(28)
+            .x_label_area_size(44)
+            .y_label_area_size(60)
+            .build_cartesian_2d(0..last_epoch.max(1), 0.0..highest.max(1e-3) * 1.05)
+            .map_err(drawing)?;
+        chart
+            .configure_mesh()
+            .x_desc("epoch")
+            .y_desc("loss (nats per masked token)")
+            .x_labels(last_epoch.clamp(1, 20) + 1)
+            .y_labels(8)
+            .x_label_formatter(&|epoch| epoch.to_string())
+            .y_label_formatter(&|loss| format!("{loss:.1}"))
+            .axis_style(INK)
+            .bold_line_style(GRID)
+            .light_line_style(TRANSPARENT)
+            .label_style((FONT, 16).into_font().color(&INK))
+            .axis_desc_style((FONT, 18).into_font().color(&INK))
+            .draw()
+            .map_err(drawing)?;
+        for (nth, run) in runs.iter().enumerate() {
+            let colour = RUNS[nth % RUNS.len()];
+            let line = ShapeStyle::from(&colour).stroke_width(2);
+            let train = points(run, |record| record.train_loss);
+            let validation = points(run, |record| record.validation_loss);
+            if !train.is_empty() {
+                chart
+                    .draw_series(LineSeries::new(train.clone(), line))
+                    .map_err(drawing)?
+                    .label(format!("{}: training", run.name()))
+                    .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], line));
+                chart
+                    .draw_series(train.into_iter().map(|point| Circle::new(point, 3, colour.filled())))
+                    .map_err(drawing)?;
+            }
+            if !validation.is_empty() {
+                chart
+                    .draw_series(DashedLineSeries::new(validation, 7, 5, line))
+                    .map_err(drawing)?
+                    .label(format!("{}: validation", run.name()))
+                    .legend(move |(x, y)| DashedPathElement::new([(x, y), (x + 24, y)], 7, 5, line));
+            }
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .legend_area_size(32)
+            .margin(8)
+            .background_style(WHITE.mix(0.9))
+            .border_style(GRID)
+            .label_font((FONT, 16).into_font().color(&INK))
+            .draw()
+            .map_err(drawing)?;
+        root.present().map_err(drawing)?;
+    }
+    let described: Vec<String> = (runs.iter())
+        .filter_map(|run| {
+            let losses = points(run, |record| record.train_loss.or(record.validation_loss));
+            let (first, last) = (losses.first()?, losses.last()?);
+            Some(format!("{} from {:.2} (epoch {}) to {:.2} (epoch {})", run.name(), first.1, first.0, last.1, last.0))
+        })
+        .collect();
+    Ok(Figure::svg(source, format!("Loss in nats per masked token over epochs: {}.", described.join("; "))))
+}
+
+fn points(run: &History, loss: impl Fn(&EpochRecord) -> Option<f64>) -> Vec<(usize, f64)> {
+    run.records().iter().filter_map(|record| Some((record.epoch, loss(record)?))).collect()
+}
+
+/// Height of a row, width of a column and of the words before them, in pixels.
+const ROW: i32 = 18;
+const COLUMN: i32 = 52;
+const WORDS: i32 = 120;
+
+/// Draws how surely each word is recovered after each epoch: a row a word, a column an epoch (the first is before
+/// training), the colour and the number being the probability of the right word in percent.
+///
+/// # Errors
+/// When there is no recovery, or they are not of the same words.
+pub fn recovery_heat_map(recoveries: &[Recovery]) -> Result<Figure> {
+    let Some(first) = recoveries.first().filter(|first| !first.words.is_empty()) else {
+        return Err(Error::argument("recoveries", "at least one with words", "none"));
+    };
+    if let Some(other) = recoveries.iter().find(|other| other.words.len() != first.words.len()) {
+        let expected = format!("recoveries of the same {} words", first.words.len());
+        return Err(Error::argument("recoveries", expected, other.words.len()));
+    }
+
+    // A little space parts the sentences.
+    let mut y = 44;
+    let mut tops = Vec::with_capacity(first.words.len());
+    for (nth, word) in first.words.iter().enumerate() {
+        if nth > 0 && first.words[nth - 1].sentence != word.sentence {
+            y += 8;
+        }
+        tops.push(y);
+        y += ROW;
+    }
+    let right = WORDS + COLUMN * recoveries.len() as i32;
+    let (width, height) = (right.max(WORDS + 240) + 96, y + 40);
+    let mut source = String::new();
+    {
+        let root = card(&mut source, (width as u32, height as u32))?;
+        let text = |text: &str, at: (i32, i32), size: u32, colour: RGBColor, align: HPos| -> Result<()> {
+            let style = (FONT, size).into_font().color(&colour).pos(Pos::new(align, VPos::Center));
+            root.draw(&Text::new(text.to_owned(), at, style)).map_err(drawing)
+        };
+        for (epoch, recovery) in recoveries.iter().enumerate() {
+            let left = WORDS + COLUMN * epoch as i32;
+            text(&epoch.to_string(), (left + COLUMN / 2, 30), 16, INK, HPos::Center)?;
+            for (word, &top) in recovery.words.iter().zip(&tops) {
+                let colour = ViridisRGB.get_color(word.probability);
+                let cell = Rectangle::new([(left, top), (left + COLUMN - 1, top + ROW - 1)], colour.filled());
+                root.draw(&cell).map_err(drawing)?;
+                let ink = if word.probability > 0.6 { BLACK } else { WHITE };
+                let percent = format!("{:.0}", 100.0 * word.probability);
+                text(&percent, (left + COLUMN / 2, top + ROW / 2), 14, ink, HPos::Center)?;
+            }
+        }
+        for (word, &top) in first.words.iter().zip(&tops) {
+            text(&word.word, (WORDS - 8, top + ROW / 2), 16, INK, HPos::Right)?;
+        }
+        text("epoch", (WORDS + COLUMN * recoveries.len() as i32 / 2, 12), 16, INK, HPos::Center)?;
+        text("word masked alone", (WORDS - 8, 30), 14, INK, HPos::Right)?;
+        // The scale: probability 0 to 100 %.
+        let (left, top) = (right.max(WORDS + 240) + 24, 44);
+        for step in 0..100 {
+            let colour = ViridisRGB.get_color(f64::from(99 - step) / 99.0);
+            let stripe = Rectangle::new([(left, top + 2 * step), (left + 14, top + 2 * step + 2)], colour.filled());
+            root.draw(&stripe).map_err(drawing)?;
+        }
+        text("p (%)", (left + 8, 30), 14, INK, HPos::Center)?;
+        for (label, offset) in [("100", 0), ("50", 100), ("0", 200)] {
+            text(label, (left + 20, top + offset), 14, INK, HPos::Left)?;
+        }
+        root.present().map_err(drawing)?;
+    }
+    let last = recoveries.last().unwrap_or(first);
+    let description = format!(
+        "Heat map of the probability of the right word when it is masked alone, {} words over {} epochs: \
+         {} recovered before training, {} at the end.",
+        first.words.len(),
+        recoveries.len() - 1,
+        first.recovered(),
+        last.recovered()
+    );
+    Ok(Figure::svg(source, description))
+}
+
+/// A white card to draw on.
+fn card(source: &mut String, size: (u32, u32)) -> Result<DrawingArea<SVGBackend<'_>, plotters::coord::Shift>> {
+    let root = SVGBackend::with_string(source, size).into_drawing_area();
+    root.fill(&WHITE).map_err(drawing)?;
+    Ok(root)
+}
+
+fn drawing(error: impl Display) -> Error {
+    Error::Figure(error.to_string())
+}

@@ -1,0 +1,68 @@
+//! Takes a text with gaps, gives the tokens that the model would fill them with; showing them is left to
+//! [`crate::markup`].
+
+use crate::batch::Batch;
+use crate::encoder::Encoder;
+use crate::error::{Error, Result};
+use crate::evaluate::log_probabilities;
+use crate::tokenizer::Tokenizer;
+
+/// A token that may fill a gap.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prediction {
+    /// Its id.
+    pub id: u32,
+    /// How the tokenizer writes it.
+    pub token: String,
+    /// The probability that the model gives it there.
+    pub probability: f64,
+}
+
+/// The predictions for a text with gaps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FilledMask {
+    /// The text as it was given.
+    pub text: String,
+    /// The text with the most likely token in each gap, as the tokenizer spells it.
+    pub filled: String,
+    /// For each `[MASK]`, the most likely tokens, the best first; never empty.
+    pub masks: Vec<Vec<Prediction>>,
+}
+
+/// Predicts the token under every `[MASK]` of a text, each given all the rest of it, and returns the `top_k` most
+/// likely ones.
+///
+/// # Errors
+/// When the text has no `[MASK]`, is too long for the model, or `top_k` is 0.
+pub fn fill_mask(encoder: &Encoder, tokenizer: &Tokenizer, text: &str, top_k: usize) -> Result<FilledMask> {
+    if top_k == 0 {
+        return Err(Error::argument("top_k", "at least 1", top_k));
+    }
+    let mut ids = tokenizer.encode(text)?;
+    let max_len = encoder.config().max_len;
+    if ids.len() > max_len {
+        let expected = format!("at most {max_len} tokens with [CLS] and [SEP], the longest that the model reads");
+        return Err(Error::argument("text", expected, ids.len()));
+    }
+    let batch = Batch::with_gaps([ids.as_slice()], tokenizer.special().mask);
+    if batch.masked_rows.is_empty() {
+        return Err(Error::argument("text", "at least one [MASK]", format!("{text:?}")));
+    }
+    let mut masks = Vec::with_capacity(batch.masked_rows.len());
+    for (scores, &row) in log_probabilities(encoder, &batch)?.iter().zip(&batch.masked_rows) {
+        let mut order: Vec<usize> = (0..scores.len()).collect();
+        order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+        order.truncate(top_k);
+        ids[row] = order[0] as u32;
+        masks.push(
+            (order.into_iter())
+                .map(|id| Prediction {
+                    id: id as u32,
+                    token: tokenizer.token(id as u32),
+                    probability: scores[id].exp(),
+                })
+                .collect(),
+        );
+    }
+    Ok(FilledMask { text: text.to_owned(), filled: tokenizer.decode(&ids)?, masks })
+}

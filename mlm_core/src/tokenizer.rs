@@ -1,0 +1,313 @@
+//! Takes a [`Corpus`] or a saved vocabulary, gives a WordPiece tokenizer: text to token ids and back; which tokens are
+//! masked is left to [`crate::masking`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
+use tokenizers::models::wordpiece::{WordPiece, WordPieceTrainer};
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::{AddedToken, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Trainer};
+
+use crate::corpus::Corpus;
+use crate::error::{Error, Result};
+
+/// The five special tokens of BERT, in the order in which a trained vocabulary starts with them.
+pub const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+
+/// The mark of a piece that continues a word: `playing` may become `play` `##ing`.
+const CONTINUATION: &str = "##";
+
+/// The ids of the special tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpecialIds {
+    /// `[PAD]`, which fills short sequences up.
+    pub pad: u32,
+    /// `[UNK]`, which stands for a word that cannot be spelled with the vocabulary.
+    pub unk: u32,
+    /// `[CLS]`, which starts each sequence.
+    pub cls: u32,
+    /// `[SEP]`, which ends each sequence.
+    pub sep: u32,
+    /// `[MASK]`, which hides a token from the model.
+    pub mask: u32,
+}
+
+impl SpecialIds {
+    /// Whether `id` is one of the five.
+    pub fn contains(&self, id: u32) -> bool {
+        [self.pad, self.unk, self.cls, self.sep, self.mask].contains(&id)
+    }
+}
+
+/// A corpus as token ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedCorpus {
+    /// One sequence a sentence: `[CLS]`, the tokens, `[SEP]`.
+    pub sequences: Vec<Vec<u32>>,
+    /// How many sentences were too long and lost their end.
+    pub truncated: usize,
+}
+
+/// A WordPiece tokenizer with BERT's normalizer, pre-tokenizer and `[CLS] … [SEP]` template.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    special: SpecialIds,
+    vocab: usize,
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tokenizer {{ vocab: {} }}", self.vocab)
+    }
+}
+
+impl Tokenizer {
+    /// Learns a vocabulary of at most `vocab` tokens from the corpus: the special tokens, then its characters (at
+    /// the start and inside of words), then the pieces that merging the most frequent neighbours gives, until the
+    /// size is reached or every word of the corpus is one piece. The same corpus always gives the same ids.
+    ///
+    /// When there are more characters than `vocab` has room for, the most frequent ones are kept and words with
+    /// others become `[UNK]`.
+    ///
+    /// Source: Wu et al. 2016, "Google's Neural Machine Translation System", section 4.1; the merges are those of
+    /// the `tokenizers` crate.
+    ///
+    /// # Errors
+    /// When `vocab` leaves no room beside the special tokens for one character.
+    pub fn train(corpus: &Corpus, vocab: usize, lowercase: bool) -> Result<Self> {
+        let minimum = SPECIAL_TOKENS.len() + 2;
+        if vocab < minimum {
+            let expected =
+                format!("at least {minimum} (the {} special tokens and one character)", SPECIAL_TOKENS.len());
+            return Err(Error::argument("vocab", expected, vocab));
+        }
+        let normalizer = bert_normalizer(lowercase);
+        let mut words: BTreeMap<String, usize> = BTreeMap::new();
+        for sentence in corpus.sentences() {
+            let mut text = PreTokenizedString::from(sentence.as_str());
+            text.normalize(|piece| normalizer.normalize(piece)).map_err(failed)?;
+            BertPreTokenizer.pre_tokenize(&mut text).map_err(failed)?;
+            for (word, _, _) in text.get_splits(OffsetReferential::Normalized, OffsetType::Byte) {
+                *words.entry(word.to_owned()).or_default() += 1;
+            }
+        }
+
+        let room = vocab - SPECIAL_TOKENS.len();
+        let alphabet = alphabet(&words, room / 2);
+        words.retain(|word, _| word.chars().all(|c| alphabet.contains(&c)));
+        // The trainer numbers inner characters (`##a`) in the order of a hash map, which differs from run to run, and
+        // breaks ties between merges by these numbers. Handing it all first pieces in a fixed order, as if they were
+        // special, makes the vocabulary the same each time.
+        let mut pieces: Vec<String> = SPECIAL_TOKENS.map(String::from).to_vec();
+        pieces.extend(alphabet.iter().map(char::to_string));
+        let inner: BTreeSet<char> = words.keys().flat_map(|word| word.chars().skip(1)).collect();
+        pieces.extend(inner.iter().map(|c| format!("{CONTINUATION}{c}")));
+        let mut trainer = WordPieceTrainer::builder()
+            .vocab_size(vocab)
+            .min_frequency(0)
+            .show_progress(false)
+            .special_tokens(pieces.into_iter().map(|piece| AddedToken::from(piece, true)).collect())
+            .build();
+        let occurrences = words.iter().flat_map(|(word, &count)| std::iter::repeat_n(word.as_str(), count));
+        trainer.feed(occurrences, |word| Ok(vec![word.to_owned()])).map_err(failed)?;
+        let mut model = WordPiece::default();
+        trainer.train(&mut model).map_err(failed)?;
+        Self::from_model(model, lowercase, "the trained vocabulary")
+    }
+
+    /// Loads a `vocab.txt` as BERT's releases have it: one token a line, its id the line number from 0.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not UTF-8, or lacks a special token.
+    pub fn from_vocab(path: impl AsRef<Path>, lowercase: bool) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|source| Error::reading(path, source))?;
+        let vocab = WordPiece::read_bytes(&bytes).map_err(|error| failed_in(path, error))?;
+        let model = WordPiece::builder().vocab(vocab).build().map_err(|error| failed_in(path, error))?;
+        Self::from_model(model, lowercase, &path.display().to_string())
+    }
+
+    /// Loads a `tokenizer.json` of the Hugging Face `tokenizers` library. Its own truncation and padding are
+    /// switched off, and the `[CLS] … [SEP]` template is added where it has none.
+    ///
+    /// # Errors
+    /// When the file cannot be read or understood, or lacks one of BERT's special tokens.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|source| Error::reading(path, source))?;
+        let inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| failed_in(path, error))?;
+        Self::from_inner(inner, &path.display().to_string())
+    }
+
+    fn from_model(model: WordPiece, lowercase: bool, origin: &str) -> Result<Self> {
+        let mut inner = tokenizers::Tokenizer::new(model);
+        inner.with_normalizer(Some(bert_normalizer(lowercase))).map_err(failed)?;
+        inner.with_pre_tokenizer(Some(BertPreTokenizer));
+        inner.with_decoder(Some(WordPieceDecoder::new(CONTINUATION.to_owned(), true)));
+        Self::from_inner(inner, origin)
+    }
+
+    fn from_inner(mut inner: tokenizers::Tokenizer, origin: &str) -> Result<Self> {
+        let id = |token: &str| {
+            inner.token_to_id(token).ok_or_else(|| {
+                let needed = SPECIAL_TOKENS.join(" ");
+                Error::Tokenizer(format!("{origin} has no token {token}; a masked language model needs {needed}"))
+            })
+        };
+        let special = SpecialIds {
+            pad: id("[PAD]")?,
+            unk: id("[UNK]")?,
+            cls: id("[CLS]")?,
+            sep: id("[SEP]")?,
+            mask: id("[MASK]")?,
+        };
+        inner.add_special_tokens(SPECIAL_TOKENS.map(|token| AddedToken::from(token, true))).map_err(failed)?;
+        inner.with_truncation(None).map_err(failed)?;
+        inner.with_padding(None);
+        let ids_of_nothing = inner.encode("", true).map_err(failed)?;
+        if ids_of_nothing.get_ids() != [special.cls, special.sep] {
+            let template = TemplateProcessing::builder()
+                .try_single("[CLS] $A [SEP]")
+                .and_then(|builder| {
+                    builder
+                        .special_tokens(vec![("[CLS]", special.cls), ("[SEP]", special.sep)])
+                        .build()
+                        .map_err(|error| error.to_string())
+                })
+                .map_err(Error::Tokenizer)?;
+            inner.with_post_processor(Some(template));
+        }
+        let vocab = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
+        Ok(Self { inner, special, vocab })
+    }
+
+    /// Writes the tokenizer as a `tokenizer.json`, which [`Tokenizer::from_file`] and Python's `transformers` load.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let json = self.inner.to_string(true).map_err(failed)?;
+        std::fs::write(path, json).map_err(|source| Error::writing(path, source))
+    }
+
+    /// The size of the vocabulary, special tokens included: ids run from 0 to one less.
+    pub fn vocab(&self) -> usize {
+        self.vocab
+    }
+
+    /// The ids of the special tokens.
+    pub fn special(&self) -> SpecialIds {
+        self.special
+    }
+
+    /// The id of a token, if the vocabulary has it.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The token of an id; `[UNK]` for an id outside of the vocabulary.
+    pub fn token(&self, id: u32) -> String {
+        self.inner.id_to_token(id).unwrap_or_else(|| SPECIAL_TOKENS[1].to_owned())
+    }
+
+    /// The tokens of ids.
+    pub fn tokens(&self, ids: &[u32]) -> Vec<String> {
+        ids.iter().map(|&id| self.token(id)).collect()
+    }
+
+    /// The ids of a text: `[CLS]`, its tokens, `[SEP]`. A special token written in the text, such as `[MASK]`, is
+    /// that token.
+    ///
+    /// # Errors
+    /// When the `tokenizers` crate fails.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.inner.encode_fast(text, true).map_err(failed)?.get_ids().to_vec())
+    }
+
+    /// The ids of each sentence of a corpus, cut to `max_len` tokens: `[SEP]` stays the last.
+    ///
+    /// # Errors
+    /// When `max_len` leaves no room for a token between `[CLS]` and `[SEP]`.
+    pub fn encode_corpus(&self, corpus: &Corpus, max_len: usize) -> Result<EncodedCorpus> {
+        if max_len < 3 {
+            return Err(Error::argument("max_len", "at least 3 ([CLS], a token, [SEP])", max_len));
+        }
+        let inputs: Vec<&str> = corpus.sentences().iter().map(String::as_str).collect();
+        let encodings = self.inner.encode_batch_fast(inputs, true).map_err(failed)?;
+        let mut truncated = 0;
+        let sequences = (encodings.iter())
+            .map(|encoding| {
+                let mut ids = encoding.get_ids().to_vec();
+                if ids.len() > max_len {
+                    ids.truncate(max_len - 1);
+                    ids.push(self.special.sep);
+                    truncated += 1;
+                }
+                ids
+            })
+            .collect();
+        Ok(EncodedCorpus { sequences, truncated })
+    }
+
+    /// The text of ids, without the special tokens.
+    ///
+    /// # Errors
+    /// When the `tokenizers` crate fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(failed)
+    }
+
+    /// Where the words stand in a sequence: a piece and the `##` pieces that continue it. Special tokens belong to no
+    /// word.
+    pub fn words(&self, ids: &[u32]) -> Vec<Range<usize>> {
+        let mut words: Vec<Range<usize>> = Vec::new();
+        for (position, &id) in ids.iter().enumerate() {
+            if self.special.contains(id) {
+                continue;
+            }
+            match words.last_mut() {
+                Some(word) if word.end == position && self.continues_word(id) => word.end += 1,
+                _ => words.push(position..position + 1),
+            }
+        }
+        words
+    }
+
+    /// Whether a token continues the word before it (`##ing`).
+    pub fn continues_word(&self, id: u32) -> bool {
+        !self.special.contains(id) && self.token(id).starts_with(CONTINUATION)
+    }
+}
+
+/// BERT's clean-up: control characters out, spaces around Chinese characters and, when lower-casing, no accents.
+fn bert_normalizer(lowercase: bool) -> BertNormalizer {
+    BertNormalizer::new(true, true, None, lowercase)
+}
+
+/// The `room` most frequent characters of the words, ties broken by code point.
+fn alphabet(words: &BTreeMap<String, usize>, room: usize) -> BTreeSet<char> {
+    let mut counts: HashMap<char, usize> = HashMap::new();
+    for (word, count) in words {
+        for c in word.chars() {
+            *counts.entry(c).or_default() += count;
+        }
+    }
+    let mut characters: Vec<(char, usize)> = counts.into_iter().collect();
+    characters.sort_by_key(|&(c, count)| (std::cmp::Reverse(count), c));
+    characters.into_iter().take(room).map(|(c, _)| c).collect()
+}
+
+fn failed(error: tokenizers::Error) -> Error {
+    Error::Tokenizer(error.to_string())
+}
+
+fn failed_in(path: &Path, error: tokenizers::Error) -> Error {
+    Error::Tokenizer(format!("{}: {error}", path.display()))
+}
