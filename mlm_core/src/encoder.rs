@@ -13,8 +13,9 @@
 //! loss = mean over the masked rows of -log softmax(logits)[target]
 //! ```
 //!
-//! `candle_nn::LayerNorm` and `candle_nn::ops::softmax_last_dim` have no gradient, and candle does not say so; hence
-//! LayerNorm is spelled out here, and softmax is `candle_nn::ops::softmax`.
+//! Candle 0.11 has operations whose gradients are missing or wrong without a word: `candle_nn::LayerNorm` and
+//! `candle_nn::ops::softmax_last_dim` have none, and that of `Tensor::gelu_erf` is off by 1e-6. Hence LayerNorm and
+//! GELU are spelled out here, and softmax is `candle_nn::ops::softmax`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -193,7 +194,7 @@ impl Encoder {
         let padded = self.padded(batch)?;
         let hidden = self.layers(batch, &padded, mode)?.hidden; // [batch * seq, d_model]
         let hidden = hidden.index_select(&padded.masked_rows, 0)?; // [masked, d_model]
-        let hidden = self.linear(&hidden, "cls.predictions.transform.dense")?.gelu_erf()?;
+        let hidden = gelu(&self.linear(&hidden, "cls.predictions.transform.dense")?)?;
         let hidden = self.layer_norm(&hidden, "cls.predictions.transform.LayerNorm")?; // [masked, d_model]
         let decoder = self.weight("bert.embeddings.word_embeddings.weight")?.t()?; // [d_model, vocab]
         Ok(hidden.matmul(&decoder)?.broadcast_add(self.weight("cls.predictions.bias")?)?)
@@ -262,7 +263,7 @@ impl Encoder {
             let output = self.drop_hidden(&output, batch, Site::AttentionOutput(layer), mode)?;
             hidden = self.layer_norm(&(hidden + output)?, &format!("{name}.attention.output.LayerNorm"))?;
 
-            let output = self.linear(&hidden, &format!("{name}.intermediate.dense"))?.gelu_erf()?; // [.., d_ff]
+            let output = gelu(&self.linear(&hidden, &format!("{name}.intermediate.dense"))?)?; // [.., d_ff]
             let output = self.linear(&output, &format!("{name}.output.dense"))?; // [batch * seq, d_model]
             let output = self.drop_hidden(&output, batch, Site::Output(layer), mode)?;
             hidden = self.layer_norm(&(hidden + output)?, &format!("{name}.output.LayerNorm"))?;
@@ -275,7 +276,8 @@ impl Encoder {
     fn embeddings(&self, input_ids: &Tensor) -> Result<Tensor> {
         let (batch, seq) = input_ids.dims2()?;
         let d_model = self.config.d_model;
-        let word = self.weight("bert.embeddings.word_embeddings.weight")?.embedding(input_ids)?; // [batch, seq, d_model]
+        let word = self.weight("bert.embeddings.word_embeddings.weight")?; // [vocab, d_model]
+        let word = word.index_select(&input_ids.flatten_all()?, 0)?.reshape((batch, seq, d_model))?;
         let position = self.weight("bert.embeddings.position_embeddings.weight")?.narrow(0, 0, seq)?; // [seq, d_model]
         let token_type = self.weight("bert.embeddings.token_type_embeddings.weight")?.narrow(0, 0, 1)?; // [1, d_model]
         let sum = word.broadcast_add(&position)?.broadcast_add(&token_type)?.reshape((batch * seq, d_model))?;
@@ -363,4 +365,11 @@ impl Encoder {
         let factors = Tensor::from_vec(factors, units.shape(), &self.device)?.to_dtype(self.dtype)?;
         Ok((units * factors)?)
     }
+}
+
+/// x times the share of a standard normal distribution below x (Hendrycks and Gimpel 2016, "Gaussian Error Linear
+/// Units"), exactly, as BERT has it.
+fn gelu(x: &Tensor) -> Result<Tensor> {
+    let share = ((x / std::f64::consts::SQRT_2)?.erf()? + 1.0)?; // twice the share
+    Ok((x * share)?.affine(0.5, 0.0)?)
 }

@@ -58,7 +58,7 @@ pub enum Error {
     },
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
-    Tensor(#[from] candle_core::Error),
+    Tensor(candle_core::Error),
     /// A figure could not be drawn.
     #[error("figure: {0}")]
     Figure(String),
@@ -78,6 +78,16 @@ impl Error {
 
     pub(crate) fn writing(path: &Path, source: std::io::Error) -> Self {
         Error::File { action: "write", path: path.to_owned(), source }
+    }
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(mut error: candle_core::Error) -> Self {
+        // A page of stack frames below the message would bury it.
+        while let candle_core::Error::WithBacktrace { inner, .. } = error {
+            error = *inner;
+        }
+        Error::Tensor(error)
     }
 }
 

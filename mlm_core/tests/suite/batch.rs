@@ -1,0 +1,79 @@
+//! Every sentence once an epoch, unpadded; the padded view says the same.
+
+use mlm_core::batch::IGNORED_LABEL;
+use mlm_core::candle_core::Device;
+use mlm_core::{Batch, DataLoader, Masker, Masking};
+use proptest::prelude::*;
+
+use crate::{assert_says, message, pieces, seeded};
+
+#[test]
+fn epochs_are_shuffled_and_masked_anew_fixed_batches_are_not() {
+    let tokenizer = pieces().unwrap();
+    let masker = Masker::new(&tokenizer, Masking::default()).unwrap();
+    let sequences: Vec<Vec<u32>> = (0..21).map(|n| vec![2, 5 + n, 6, 3]).collect();
+    let loader = DataLoader::new(sequences, 8).unwrap();
+    assert_eq!(loader.batches(), 3);
+    let mut rng = seeded(0);
+    let mut epoch = || loader.epoch(&masker, &mut rng).collect::<Result<Vec<Batch>, _>>().unwrap();
+    let (first, second) = (epoch(), epoch());
+    assert_eq!(first.iter().map(Batch::sequences).collect::<Vec<_>>(), [8, 8, 5]);
+    assert_ne!(first, second);
+    assert_eq!(loader.fixed(&masker, &mut seeded(1)).unwrap(), loader.fixed(&masker, &mut seeded(1)).unwrap());
+}
+
+#[test]
+fn bad_arguments_are_named() {
+    assert_says(&message(DataLoader::new(vec![vec![1]], 0)), &["batch_size", "at least 1"]);
+    assert_says(&message(DataLoader::new(vec![], 8)), &["sequences", "at least one"]);
+}
+
+proptest! {
+    #[test]
+    fn an_epoch_holds_every_sentence_once_and_its_padded_view_says_the_same(
+        sequences in prop::collection::vec(prop::collection::vec(5u32..40, 1..12), 1..30), batch_size in 1usize..10, seed: u64,
+    ) {
+        let tokenizer = pieces().unwrap();
+        let masker = Masker::new(&tokenizer, Masking::default()).unwrap();
+        let loader = DataLoader::new(sequences.clone(), batch_size).unwrap();
+        let mut seen = Vec::new();
+        let mut rng = seeded(seed);
+        let epoch = loader.epoch(&masker, &mut rng);
+        prop_assert_eq!(epoch.len(), loader.batches());
+        for batch in epoch {
+            let batch = batch.unwrap();
+            prop_assert!(batch.sequences() <= batch_size);
+            let mut originals = batch.clone();
+            for (&row, &target) in batch.masked_rows.iter().zip(&batch.targets) {
+                originals.input_ids[row] = target;
+            }
+            seen.extend((0..batch.sequences()).map(|index| originals.sequence(index).to_vec()));
+
+            let padded = batch.padded(0, &Device::Cpu).unwrap();
+            let input_ids = padded.input_ids.to_vec2::<u32>().unwrap();
+            let attention_mask = padded.attention_mask.to_vec2::<u8>().unwrap();
+            let labels = padded.labels.to_vec2::<i64>().unwrap();
+            let mut unpadded = Vec::new();
+            let mut targets = Vec::new();
+            let mut masked_rows = Vec::new();
+            for (index, row) in input_ids.iter().enumerate() {
+                prop_assert_eq!(row.len(), batch.longest());
+                for column in 0..row.len() {
+                    prop_assert_eq!(attention_mask[index][column] == 1, column < batch.sequence(index).len());
+                    if labels[index][column] != IGNORED_LABEL {
+                        targets.push(labels[index][column] as u32);
+                        masked_rows.push((index * row.len() + column) as u32);
+                    }
+                    if attention_mask[index][column] == 1 { unpadded.push(row[column]) } else { prop_assert_eq!(row[column], 0) }
+                }
+            }
+            prop_assert_eq!(unpadded, batch.input_ids);
+            prop_assert_eq!(targets, batch.targets);
+            prop_assert_eq!(masked_rows, padded.masked_rows.to_vec1::<u32>().unwrap());
+        }
+        let mut wanted = sequences;
+        seen.sort();
+        wanted.sort();
+        prop_assert_eq!(seen, wanted);
+    }
+}

@@ -1,0 +1,107 @@
+//! Figures: what they show, that text in them is escaped, how they are saved.
+
+use mlm_core::evaluate::WordRecovery;
+use mlm_core::{Batch, EpochRecord, Figure, FilledMask, History, Prediction, Recovery, Treatment, markup, plot};
+
+use crate::{assert_says, message, pieces};
+
+fn run(name: &str, losses: &[f64]) -> History {
+    let mut history = History::new(name);
+    for (nth, &loss) in losses.iter().enumerate() {
+        let train_loss = (nth > 0).then_some(loss);
+        history.push(EpochRecord { epoch: nth, train_loss, validation_loss: Some(loss + 0.1) }).unwrap();
+    }
+    history
+}
+
+fn svg(figure: &Figure) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("figure.svg");
+    figure.save(&path).unwrap();
+    std::fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn loss_curves_of_several_runs_share_their_axes() {
+    let (first, second) = (run("lr 1e-3", &[4.0, 2.0, 1.0]), run("a < b & \"c\"", &[4.0, 3.0, 2.5, 2.0]));
+    let drawing = svg(&plot::loss_curve(&[&first, &second]).unwrap());
+    assert_says(
+        &drawing,
+        &["epoch", "loss (nats per masked token)", "lr 1e-3: training", "lr 1e-3: validation", "a &lt; b &amp;"],
+    );
+    assert!(!drawing.contains("a < b"));
+    assert_says(&message(plot::loss_curve(&[])), &["runs"]);
+    assert_says(&message(plot::loss_curve(&[&History::new("empty")])), &["runs"]);
+}
+
+#[test]
+fn a_history_takes_finite_losses_in_order() {
+    let mut history = run("run", &[4.0, 2.0]);
+    let record = |epoch, loss| EpochRecord { epoch, train_loss: Some(loss), validation_loss: None };
+    assert_says(&message(history.push(record(1, 1.0))), &["epoch", "after 1"]);
+    assert_says(&message(history.push(record(2, f64::NAN))), &["loss", "smaller learning rate"]);
+    history.push(record(2, 1.0)).unwrap();
+    assert_eq!(history.records().len(), 3);
+}
+
+#[test]
+fn the_heat_map_has_a_cell_a_word_and_epoch() {
+    let after = |probability: f64| Recovery {
+        words: ["<fox>", "jumps", "lie"]
+            .iter()
+            .enumerate()
+            .map(|(nth, word)| WordRecovery {
+                sentence: nth / 2,
+                word: (*word).to_owned(),
+                predicted: "fox".to_owned(),
+                probability,
+                recovered: probability > 0.5,
+            })
+            .collect(),
+    };
+    let figure = plot::recovery_heat_map(&[after(0.01), after(0.52), after(0.97)]).unwrap();
+    let drawing = svg(&figure);
+    assert_says(&drawing, &["&lt;fox&gt;", "jumps", "epoch"]);
+    for percent in ["1", "52", "97"] {
+        assert!(drawing.matches(&format!("\n{percent}\n")).count() >= 3, "{percent} % stands in three cells");
+    }
+    assert_says(&figure.to_html(), &["3 words", "0 recovered before training, 3 at the end"]);
+    assert_says(&message(plot::recovery_heat_map(&[])), &["recoveries"]);
+    assert_says(&message(plot::recovery_heat_map(&[after(0.1), Recovery { words: vec![] }])), &["same 3 words"]);
+}
+
+#[test]
+fn token_text_is_escaped() {
+    let tokenizer = pieces().unwrap();
+    let id = |token: &str| tokenizer.id(token).unwrap();
+    let batch = Batch {
+        input_ids: vec![2, 4, id("!"), 3],
+        offsets: vec![0, 4],
+        masked_rows: vec![1, 2],
+        targets: vec![id("he"), id(",")],
+        treatments: vec![Treatment::Mask, Treatment::Random],
+    };
+    let html = markup::masked_tokens(&batch, &tokenizer).to_html();
+    assert_says(&html, &[">[MASK]<", ">he<", ">!<", ">,<", "random token", "kept as it is"]);
+
+    let prediction = Prediction { id: 7, token: "<script>alert(1)</script>".to_owned(), probability: 0.25 };
+    let filled = FilledMask { text: "a <b> [MASK]".to_owned(), filled: String::new(), masks: vec![vec![prediction]] };
+    let html = markup::predictions(&filled).to_html();
+    assert_says(&html, &["&lt;script&gt;", "a &lt;b&gt; [MASK]", "25.0 %"]);
+    assert!(!html.contains("<script"));
+    assert!(!Figure::heading("<img src=x>").to_html().contains("<img"));
+}
+
+#[test]
+fn figures_stack_and_are_saved() {
+    let curve = plot::loss_curve(&[&run("run", &[4.0, 2.0])]).unwrap();
+    let stack = Figure::stack([Figure::heading("Loss"), curve.clone(), Figure::html("<p>text</p>")]);
+    let html = stack.to_html();
+    assert_says(&html, &["Loss", "data:image/svg+xml;base64,", "<p>text</p>"]);
+    let folder = tempfile::tempdir().unwrap();
+    stack.save(folder.path().join("all.html")).unwrap();
+    assert!(std::fs::read_to_string(folder.path().join("all.html")).unwrap().contains(&html));
+    assert_says(&message(stack.save(folder.path().join("all.svg"))), &["all.svg", ".html"]);
+    assert_says(&message(curve.save(folder.path().join("curve.png"))), &["curve.png", ".svg or .html"]);
+    assert_says(&message(curve.save("/no/such/folder/curve.svg")), &["write", "/no/such/folder"]);
+}

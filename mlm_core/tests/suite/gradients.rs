@@ -1,0 +1,93 @@
+//! The gradients of the reference encoder against finite differences, over random models.
+
+use mlm_core::candle_core::{DType, Device, Tensor};
+use mlm_core::rand::Rng;
+use mlm_core::rand::rngs::StdRng;
+use mlm_core::*;
+
+use crate::{assert_says, message, seeded};
+
+/// A small model with weights of which none is 0 or 1, and a ragged batch for it.
+fn random_model(rng: &mut StdRng, dropout: f64) -> (Encoder, Batch) {
+    let heads = rng.random_range(1..4);
+    let config = ModelConfig {
+        d_model: heads * rng.random_range(1..5),
+        layers: rng.random_range(1..4),
+        heads,
+        d_ff: rng.random_range(1..12),
+        max_len: rng.random_range(3..9),
+        hidden_dropout: dropout,
+        attention_dropout: dropout,
+        ..ModelConfig::new(rng.random_range(6..20))
+    };
+    let mut params = Params::zeros(&config).unwrap();
+    let names: Vec<String> = params.names().map(str::to_owned).collect();
+    for name in names {
+        let center = if name.ends_with("LayerNorm.weight") { 1.0 } else { 0.0 };
+        let size = params.get(&name).unwrap().len();
+        let values: Vec<f32> = (0..size).map(|_| center + rng.random_range(-0.5..0.5)).collect();
+        params.set(&name, &values).unwrap();
+    }
+    let mut batch =
+        Batch { input_ids: vec![], offsets: vec![0], masked_rows: vec![], targets: vec![], treatments: vec![] };
+    for _ in 0..rng.random_range(1..4) {
+        let length = rng.random_range(1..=config.max_len);
+        batch.masked_rows.push(batch.input_ids.len() + rng.random_range(0..length));
+        batch.targets.push(rng.random_range(0..config.vocab as u32));
+        batch.treatments.push(Treatment::Mask);
+        batch.input_ids.extend((0..length).map(|_| rng.random_range(0..config.vocab as u32)));
+        batch.offsets.push(batch.input_ids.len());
+    }
+    (Encoder::new(&params, DType::F64, &Device::Cpu).unwrap(), batch)
+}
+
+#[test]
+fn every_gradient_is_the_slope_of_the_loss() {
+    const STEP: f64 = 1e-5;
+    let mut rng = seeded(5);
+    for round in 0..12 {
+        let dropout = if round % 2 == 0 { 0.0 } else { 0.3 };
+        let (encoder, batch) = random_model(&mut rng, dropout);
+        let mode = Mode::Train { dropout_seed: round };
+        let loss = || encoder.loss(&batch, mode).unwrap();
+        let gradients = encoder.gradients(&loss()).unwrap();
+        for ((name, weight), (_, gradient)) in encoder.weights().iter().zip(gradients.named()) {
+            let gradient: Vec<f64> = gradient.flatten_all().unwrap().to_vec1().unwrap();
+            let original = weight.as_tensor().copy().unwrap();
+            for _ in 0..4 {
+                let at = rng.random_range(0..gradient.len());
+                let mut nudge = vec![0.0; gradient.len()];
+                nudge[at] = STEP;
+                let nudge = Tensor::from_vec(nudge, weight.shape(), &Device::Cpu).unwrap();
+                let loss_at = |moved: Tensor| {
+                    weight.set(&moved).unwrap();
+                    loss().to_scalar::<f64>().unwrap()
+                };
+                let above = loss_at((&original + &nudge).unwrap());
+                let below = loss_at((&original - &nudge).unwrap());
+                weight.set(&original).unwrap();
+                let slope = (above - below) / (2.0 * STEP);
+                let error = (slope - gradient[at]).abs() / slope.abs().max(1e-2);
+                assert!(error < 1e-5, "{name}[{at}]: slope {slope}, gradient {}, {encoder:?}", gradient[at]);
+            }
+        }
+    }
+}
+
+#[test]
+fn dropout_drops_in_training_only_and_by_its_seed() {
+    let (encoder, batch) = random_model(&mut seeded(9), 0.5);
+    let loss = |mode| encoder.loss(&batch, mode).unwrap().to_scalar::<f64>().unwrap();
+    let train = |dropout_seed| loss(Mode::Train { dropout_seed });
+    assert_eq!(train(1), train(1));
+    assert_ne!(train(1), train(2));
+    assert_ne!(train(1), loss(Mode::Evaluate));
+    assert_eq!(loss(Mode::Evaluate), loss(Mode::Evaluate));
+}
+
+#[test]
+fn a_weight_without_a_gradient_is_named() {
+    let (encoder, _) = random_model(&mut seeded(7), 0.0);
+    let elsewhere = Tensor::new(1f64, &Device::Cpu).unwrap();
+    assert_says(&message(encoder.gradients(&elsewhere)), &["bert.embeddings.word_embeddings.weight", "no gradient"]);
+}

@@ -1,0 +1,183 @@
+//! Configurations, weights, schedule, evaluation and prediction: what they promise, and how they say no.
+
+use mlm_core::candle_core::{DType, Device};
+use mlm_core::*;
+
+use crate::{assert_says, five_sentences, message, seeded};
+
+fn lab_model() -> (Encoder, Tokenizer, Corpus) {
+    let corpus = five_sentences().unwrap();
+    let tokenizer = Tokenizer::train(&corpus, 1000, true).unwrap();
+    let params = Params::init(&ModelConfig::new(tokenizer.vocab()), &mut seeded(0)).unwrap();
+    (Encoder::new(&params, DType::F32, &Device::Cpu).unwrap(), tokenizer, corpus)
+}
+
+#[test]
+fn initial_weights_are_those_of_bert() {
+    let params = Params::init(&ModelConfig::new(1000), &mut seeded(0)).unwrap();
+    for (name, shape, values) in params.tensors() {
+        let count = values.len() as f64;
+        let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / count;
+        let variance = values.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / count;
+        if name.ends_with(".bias") {
+            assert!(values.iter().all(|&x| x == 0.0), "{name}");
+        } else if name.ends_with("LayerNorm.weight") {
+            assert!(values.iter().all(|&x| x == 1.0), "{name}");
+        } else {
+            assert!(mean.abs() < 5.0 * 0.02 / count.sqrt(), "{name} {shape:?}: mean {mean}");
+            assert!((variance.sqrt() - 0.02).abs() < 5.0 * 0.02 / (2.0 * count).sqrt(), "{name}: {}", variance.sqrt());
+        }
+    }
+    assert_eq!(params.len(), params.as_slice().len());
+    // The word vocabulary of the five sentences: 27 words and 5 special tokens.
+    assert_eq!(Params::zeros(&ModelConfig::new(32)).unwrap().len(), 108_640);
+}
+
+#[test]
+fn weights_go_through_an_encoder_unchanged() {
+    let params = Params::init(&ModelConfig::new(40), &mut seeded(1)).unwrap();
+    for dtype in [DType::F32, DType::F64] {
+        assert_eq!(Encoder::new(&params, dtype, &Device::Cpu).unwrap().params().unwrap(), params);
+    }
+    assert_says(&message(Encoder::new(&params, DType::F16, &Device::Cpu)), &["dtype", "F32 or F64", "f16"]);
+}
+
+#[test]
+fn bad_shapes_are_named() {
+    let base = ModelConfig::new(100);
+    let error = |config: ModelConfig| message(Params::zeros(&config));
+    assert_says(&error(ModelConfig { heads: 5, ..base.clone() }), &["heads", "divisor of d_model = 64", "got 5"]);
+    assert_says(&error(ModelConfig { layers: 0, ..base.clone() }), &["layers", "at least 1"]);
+    assert_says(&error(ModelConfig { layers: usize::MAX, ..base.clone() }), &["layers", "at most"]);
+    assert_says(&error(ModelConfig { hidden_dropout: 1.0, ..base.clone() }), &["hidden_dropout", "got 1"]);
+    assert_says(&error(ModelConfig { initializer_range: f64::NAN, ..base.clone() }), &["initializer_range"]);
+    assert_says(&error(ModelConfig { pad: 100, ..base.clone() }), &["pad", "below vocab = 100"]);
+    let enormous = ModelConfig { vocab: usize::MAX / 2, ..base.clone() };
+    assert_says(&error(enormous), &["fit in memory", "word_embeddings", &(usize::MAX / 2).to_string()]);
+    let too_large = ModelConfig { vocab: 1 << 44, ..base };
+    assert_says(&error(too_large), &["fit in memory"]);
+    let mut params = Params::zeros(&ModelConfig::new(10)).unwrap();
+    assert_says(&message(params.get("bert.nothing").map(<[f32]>::len)), &["bert.nothing"]);
+    assert_says(&message(params.set("cls.predictions.bias", &[0.0])), &["cls.predictions.bias", "10 values", "got 1"]);
+}
+
+#[test]
+fn batches_that_do_not_fit_are_refused() {
+    let (encoder, tokenizer, _) = lab_model();
+    let mask = tokenizer.special().mask;
+    let logits = |ids: &[u32]| message(encoder.logits(&Batch::with_gaps([ids], mask), Mode::Evaluate));
+    assert_says(&logits(&[mask; 33]), &["max_len = 32", "got 33"]);
+    assert_says(&logits(&[mask, 111]), &["below vocab = 111", "got 111"]);
+    assert_says(&logits(&[7, 8]), &["masked row"]);
+    let empty = Batch::with_gaps([[].as_slice(), [mask].as_slice()], mask);
+    assert_says(&message(encoder.logits(&empty, Mode::Evaluate)), &["empty"]);
+    let gaps = Batch::with_gaps([[mask].as_slice()], mask);
+    assert_says(&message(encoder.loss(&gaps, Mode::Evaluate)), &["target"]);
+    assert_says(&message(evaluate(&encoder, &[gaps])), &["target"]);
+    assert_says(&message(evaluate(&encoder, &[])), &["at least one"]);
+}
+
+#[test]
+fn padding_changes_nothing() {
+    let (encoder, tokenizer, corpus) = lab_model();
+    let mask = tokenizer.special().mask;
+    let mut sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences;
+    sequences.iter_mut().for_each(|ids| ids[2] = mask);
+    let together = Batch::with_gaps(sequences.iter().map(Vec::as_slice), mask);
+    let together = encoder.logits(&together, Mode::Evaluate).unwrap().to_vec2::<f32>().unwrap();
+    for (ids, row) in sequences.iter().zip(together) {
+        let alone = encoder.logits(&Batch::with_gaps([ids.as_slice()], mask), Mode::Evaluate).unwrap();
+        for (a, b) in alone.to_vec2::<f32>().unwrap()[0].iter().zip(row) {
+            assert!((a - b).abs() < 1e-5);
+        }
+    }
+}
+
+#[test]
+fn attention_is_a_distribution_over_the_tokens() {
+    let (encoder, tokenizer, corpus) = lab_model();
+    let sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences;
+    let masker = Masker::new(&tokenizer, Masking::default()).unwrap();
+    let batch = Batch::masked(sequences.iter().map(Vec::as_slice), &masker, &mut seeded(0)).unwrap();
+    let encoded = encoder.encode(&batch, Mode::Evaluate).unwrap();
+    assert_eq!(encoded.attention.len(), 2);
+    for layer in encoded.attention {
+        assert_eq!(layer.dims(), [5, 4, batch.longest(), batch.longest()]);
+        for sequence in 0..5 {
+            let length = batch.sequence(sequence).len();
+            for head in layer.get(sequence).unwrap().to_vec3::<f32>().unwrap() {
+                for query in &head[..length] {
+                    assert!((query.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+                    assert!(query[length..].iter().all(|&p| p == 0.0));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_schedule_rises_and_falls() {
+    let schedule = Schedule::new(1e-3, 4, 10).unwrap();
+    let rates: Vec<f64> = (0..11).map(|step| schedule.lr(step)).collect();
+    assert!((rates[0] - 0.25e-3).abs() < 1e-12 && rates[3] == 1e-3 && rates[4] == 1e-3 && rates[10] == 0.0);
+    assert!(rates[..4].is_sorted() && rates[4..].iter().rev().is_sorted() && rates[9] > 0.0);
+    assert_eq!(Schedule::new(1.0, 0, 1).unwrap().lr(0), 1.0);
+    for peak in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        assert_says(&message(Schedule::new(peak, 1, 2)), &["learning rate", &peak.to_string()]);
+    }
+    assert_says(&message(Schedule::new(1e-3, 11, 10)), &["warmup", "at most steps = 10"]);
+    assert_says(&message(Schedule::new(1e-3, 0, 0)), &["steps"]);
+}
+
+#[test]
+fn the_optimizer_refuses_what_would_ruin_the_weights() {
+    let (encoder, tokenizer, corpus) = lab_model();
+    assert_says(&message(AdamW::new(&encoder, AdamWConfig { beta1: 1.0, ..Default::default() })), &["beta1"]);
+    let mut optimizer = AdamW::new(&encoder, AdamWConfig::default()).unwrap();
+    let masker = Masker::new(&tokenizer, Masking::default()).unwrap();
+    let ids = tokenizer.encode(&corpus.sentences()[0]).unwrap();
+    let batch = Batch::masked([ids.as_slice()], &masker, &mut seeded(0)).unwrap();
+    let mut gradients = encoder.gradients(&encoder.loss(&batch, Mode::Evaluate).unwrap()).unwrap();
+    for lr in [f64::NAN, f64::INFINITY, -1.0] {
+        assert_says(&message(optimizer.step(&encoder, &gradients, lr)), &["lr", &lr.to_string()]);
+    }
+    assert_says(&message(gradients.clip(0.0)), &["max_norm"]);
+    let other = ModelConfig { layers: 1, ..encoder.config().clone() };
+    let other = Encoder::new(&Params::init(&other, &mut seeded(0)).unwrap(), DType::F32, &Device::Cpu).unwrap();
+    assert_says(&message(optimizer.step(&other, &gradients, 1e-3)), &["gradients"]);
+    assert_eq!(optimizer.steps(), 0);
+}
+
+#[test]
+fn an_untrained_model_is_as_undecided_as_its_vocabulary_is_large() {
+    let (encoder, tokenizer, corpus) = lab_model();
+    let masker = Masker::new(&tokenizer, Masking::default()).unwrap();
+    let sequences = tokenizer.encode_corpus(&corpus.repeat(20).unwrap(), 32).unwrap().sequences;
+    let loader = DataLoader::new(sequences, 8).unwrap();
+    let batches = loader.fixed(&masker, &mut seeded(0)).unwrap();
+    let evaluation = evaluate(&encoder, &batches).unwrap();
+    assert_eq!(evaluation.masked, batches.iter().map(|batch| batch.masked_rows.len()).sum::<usize>());
+    assert!((evaluation.loss - (tokenizer.vocab() as f64).ln()).abs() < 0.1, "{evaluation:?}");
+    assert!((evaluation.perplexity - evaluation.loss.exp()).abs() < 1e-9);
+    assert_eq!(evaluation, evaluate(&encoder, &batches).unwrap());
+    let recovery = recovery(&encoder, &tokenizer, &corpus).unwrap();
+    assert_eq!(recovery.words.len(), 33);
+    assert!(recovery.recovered() < 10);
+}
+
+#[test]
+fn predictions_are_probabilities_in_order() {
+    let (encoder, tokenizer, _) = lab_model();
+    let filled = fill_mask(&encoder, &tokenizer, "the [MASK] is [MASK] lie", 1000).unwrap();
+    assert_eq!(filled.masks.len(), 2);
+    for mask in &filled.masks {
+        assert_eq!(mask.len(), tokenizer.vocab());
+        assert!((mask.iter().map(|candidate| candidate.probability).sum::<f64>() - 1.0).abs() < 1e-6);
+        assert!(mask.is_sorted_by(|a, b| a.probability >= b.probability));
+    }
+    assert!(!filled.filled.contains("[MASK]"));
+    assert_says(&message(fill_mask(&encoder, &tokenizer, "no gap here", 5)), &["[MASK]", "no gap here"]);
+    assert_says(&message(fill_mask(&encoder, &tokenizer, "the [MASK]", 0)), &["top_k", "at least 1"]);
+    let long = format!("{} [MASK]", "the ".repeat(40));
+    assert_says(&message(fill_mask(&encoder, &tokenizer, &long, 5)), &["text", "at most 32 tokens", "got 43"]);
+}

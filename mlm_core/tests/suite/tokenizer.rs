@@ -1,0 +1,166 @@
+//! Text to ids and back; the same vocabulary each time; files of others.
+
+use std::fs;
+use std::process::Command;
+
+use mlm_core::tokenizer::SPECIAL_TOKENS;
+use mlm_core::{Corpus, Tokenizer};
+use proptest::prelude::*;
+
+use crate::{assert_says, five_sentences, message, pieces};
+
+#[test]
+fn specials_come_first_and_frame_each_sentence() {
+    let tokenizer = Tokenizer::train(&five_sentences().unwrap(), 1000, true).unwrap();
+    let ids: Vec<u32> = SPECIAL_TOKENS.iter().map(|token| tokenizer.id(token).unwrap()).collect();
+    assert_eq!(ids, [0, 1, 2, 3, 4]);
+    let ids = tokenizer.encode("To be or not to be").unwrap();
+    assert_eq!(tokenizer.tokens(&ids), ["[CLS]", "to", "be", "or", "not", "to", "be", "[SEP]"]);
+    assert_eq!(tokenizer.decode(&ids).unwrap(), "to be or not to be");
+    let ids = tokenizer.encode("the [MASK] is a lie").unwrap();
+    assert_eq!(ids[2], tokenizer.special().mask);
+}
+
+#[test]
+fn every_word_of_the_lab_is_one_token() {
+    let corpus = five_sentences().unwrap();
+    let tokenizer = Tokenizer::train(&corpus, 1000, true).unwrap();
+    for sentence in corpus.sentences() {
+        let ids = tokenizer.encode(sentence).unwrap();
+        assert_eq!(tokenizer.words(&ids).len(), sentence.split(' ').count());
+        assert_eq!(tokenizer.words(&ids).len(), ids.len() - 2);
+    }
+}
+
+/// The vocabulary must not depend on the order of a hash map, which differs between processes.
+#[test]
+fn the_same_corpus_gives_the_same_ids_in_every_process() {
+    const CHILD: &str = "MLM_CORE_PRINT_VOCABULARY";
+    let vocabulary = || {
+        let corpus = Corpus::from_lines(include_str!("tokenizer.rs").lines()).unwrap();
+        let tokenizer = Tokenizer::train(&corpus, 400, true).unwrap();
+        let ids: Vec<u32> = (0..tokenizer.vocab() as u32).collect();
+        tokenizer.tokens(&ids).join(" ")
+    };
+    if std::env::var_os(CHILD).is_some() {
+        println!("VOCABULARY {}", vocabulary());
+        return;
+    }
+    let test = "tokenizer::the_same_corpus_gives_the_same_ids_in_every_process";
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let output = String::from_utf8(output.stdout).unwrap();
+    let others = output.lines().find_map(|line| line.split_once("VOCABULARY ")).unwrap().1;
+    assert_eq!(others, vocabulary());
+}
+
+#[test]
+fn the_vocabulary_keeps_to_its_size() {
+    let corpus = Corpus::from_lines(["abcdefghijklmnopqrstuvwxyz abc abc", "日本語 текст"]).unwrap();
+    for size in [7, 8, 20, 50, 80] {
+        let tokenizer = Tokenizer::train(&corpus, size, true).unwrap();
+        assert!(tokenizer.vocab() <= size, "{} tokens, {size} asked for", tokenizer.vocab());
+    }
+    for size in [0, 4, 6] {
+        assert_says(&message(Tokenizer::train(&corpus, size, true)), &["vocab", "at least 7", &format!("got {size}")]);
+    }
+}
+
+#[test]
+fn case_is_kept_on_request() {
+    let corpus = Corpus::from_lines(["Paris is nice"]).unwrap();
+    let kept = Tokenizer::train(&corpus, 100, false).unwrap();
+    assert_eq!(kept.tokens(&kept.encode("Paris").unwrap())[1], "Paris");
+    let lowered = Tokenizer::train(&corpus, 100, true).unwrap();
+    assert_eq!(lowered.tokens(&lowered.encode("PARIS").unwrap())[1], "paris");
+}
+
+#[test]
+fn words_are_pieces_put_together() {
+    let tokenizer = pieces().unwrap();
+    let ids = tokenizer.encode("he played, [MASK] replayed").unwrap();
+    let words: Vec<String> =
+        tokenizer.words(&ids).into_iter().map(|word| tokenizer.tokens(&ids[word]).join("")).collect();
+    let words: Vec<String> = words.iter().map(|word| word.replace("##", "")).collect();
+    assert_eq!(words, ["he", "played", ",", "replayed"]);
+}
+
+#[test]
+fn long_sentences_lose_their_end_and_are_counted() {
+    let corpus = five_sentences().unwrap();
+    let tokenizer = Tokenizer::train(&corpus, 1000, true).unwrap();
+    let encoded = tokenizer.encode_corpus(&corpus, 8).unwrap();
+    assert_eq!(encoded.truncated, 2);
+    assert!(encoded.sequences.iter().all(|ids| ids.len() <= 8 && ids.last() == Some(&tokenizer.special().sep)));
+    assert_says(&message(tokenizer.encode_corpus(&corpus, 2)), &["max_len", "at least 3"]);
+}
+
+#[test]
+fn files_round_trip_and_vocab_txt_loads() {
+    let folder = tempfile::tempdir().unwrap();
+    let trained = pieces().unwrap();
+    let text = "He replayed: playing works?";
+    let json = folder.path().join("tokenizer.json");
+    trained.save(&json).unwrap();
+    let loaded = Tokenizer::from_file(&json).unwrap();
+    assert_eq!(loaded.encode(text).unwrap(), trained.encode(text).unwrap());
+    assert_eq!((loaded.vocab(), loaded.special()), (trained.vocab(), trained.special()));
+
+    let vocab = folder.path().join("vocab.txt");
+    let all: Vec<u32> = (0..trained.vocab() as u32).collect();
+    fs::write(&vocab, trained.tokens(&all).join("\n")).unwrap();
+    let loaded = Tokenizer::from_vocab(&vocab, true).unwrap();
+    assert_eq!(loaded.encode(text).unwrap(), trained.encode(text).unwrap());
+}
+
+#[test]
+fn foreign_settings_in_a_file_do_not_change_the_ids() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    let mut foreign: mlm_core::tokenizers::Tokenizer = {
+        pieces().unwrap().save(&path).unwrap();
+        mlm_core::tokenizers::Tokenizer::from_file(&path).unwrap()
+    };
+    // As Python saves it after a call with truncation and padding; and without a template.
+    foreign
+        .with_truncation(Some(mlm_core::tokenizers::TruncationParams { max_length: 4, ..Default::default() }))
+        .unwrap();
+    foreign.with_padding(Some(Default::default()));
+    foreign.with_post_processor(None::<mlm_core::tokenizers::PostProcessorWrapper>);
+    foreign.save(&path, false).unwrap();
+    let loaded = Tokenizer::from_file(&path).unwrap();
+    let text = "he plays, she works";
+    assert_eq!(loaded.encode(text).unwrap(), pieces().unwrap().encode(text).unwrap());
+}
+
+#[test]
+fn bad_files_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vocab.txt");
+    assert_says(&message(Tokenizer::from_vocab(&path, true)), &["read", "vocab.txt"]);
+    fs::write(&path, "[PAD]\n[UNK]\nfox").unwrap();
+    assert_says(&message(Tokenizer::from_vocab(&path, true)), &["vocab.txt", "[CLS]"]);
+    fs::write(&path, b"[PAD]\n\xff\xfe\n").unwrap();
+    assert_says(&message(Tokenizer::from_vocab(&path, true)), &["vocab.txt", "UTF-8"]);
+    let path = folder.path().join("tokenizer.json");
+    fs::write(&path, "{\"model\": 3}").unwrap();
+    assert_says(&message(Tokenizer::from_file(&path)), &["tokenizer.json"]);
+    assert_says(&message(pieces().unwrap().save("/no/such/folder/tokenizer.json")), &["write", "/no/such/folder"]);
+}
+
+proptest! {
+    #[test]
+    fn any_text_encodes_and_words_partition_it(text: String) {
+        let tokenizer = pieces().unwrap();
+        let ids = tokenizer.encode(&text).unwrap();
+        prop_assert_eq!(ids[0], tokenizer.special().cls);
+        prop_assert_eq!(ids[ids.len() - 1], tokenizer.special().sep);
+        let mut covered: Vec<usize> = tokenizer.words(&ids).into_iter().flatten().collect();
+        let expected: Vec<usize> = (0..ids.len()).filter(|&at| !tokenizer.special().contains(ids[at])).collect();
+        covered.sort();
+        prop_assert_eq!(covered, expected);
+    }
+}
