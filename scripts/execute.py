@@ -1,0 +1,90 @@
+"""Runs notebooks from top to bottom in the Rust kernel, without a browser: `scripts/lab --execute` calls it.
+
+    execute.py [--write] [NOTEBOOK…]
+"""
+
+import argparse
+import pathlib
+import sys
+import time
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+EXECUTED = ROOT / "target/notebooks"
+
+
+class PrintingClient(NotebookClient):
+    """Prints what the cells print while they run, and how long each took."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.seconds = []
+        self.on_cell_execute = self.start_cell
+        self.on_cell_executed = self.end_cell
+
+    def start_cell(self, cell, cell_index):
+        self.started = time.monotonic()
+
+    def end_cell(self, cell, cell_index, execute_reply):
+        self.seconds.append(time.monotonic() - self.started)
+        code = cell.source.strip().splitlines()
+        print(f"[{len(self.seconds):2}] {self.seconds[-1]:6.2f} s  {code[0] if code else ''}", flush=True)
+
+    def output(self, outs, msg, display_id, cell_index):
+        if msg["msg_type"] == "stream":
+            print("".join(f"     | {line}\n" for line in msg["content"]["text"].splitlines()), end="", flush=True)
+        return super().output(outs, msg, display_id, cell_index)
+
+
+def execute(path, write):
+    """Runs one notebook; returns whether all its cells did."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    client = PrintingClient(
+        notebook, kernel_name="rust", timeout=None, record_timing=False, resources={"metadata": {"path": NOTEBOOKS}}
+    )
+    print(f"== {path.name}", flush=True)
+    start = time.monotonic()
+    failure = None
+    try:
+        client.execute()
+    except (CellExecutionError, DeadKernelError) as error:
+        failure = error
+    EXECUTED.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, EXECUTED / path.name)
+    total = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
+    if failure:
+        print(f"{failure}\n{path.name}: FAILED in cell {len(client.seconds)} of {total}", flush=True)
+        return False
+    if write:
+        nbformat.write(notebook, path)
+    ordered = sorted(client.seconds)
+    print(
+        f"{path.name}: {total} cells, no error, {time.monotonic() - start:.1f} s"
+        f" (first cell {client.seconds[0]:.1f} s, median {ordered[len(ordered) // 2]:.2f} s)",
+        flush=True,
+    )
+    return True
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="scripts/lab --execute")
+    parser.add_argument("notebooks", nargs="*", type=pathlib.Path, metavar="NOTEBOOK")
+    parser.add_argument("--write", action="store_true", help="update the outputs of the notebooks themselves")
+    arguments = parser.parse_args()
+    paths = [path.resolve() for path in arguments.notebooks] or sorted(NOTEBOOKS.glob("*.ipynb"))
+    for path in paths:
+        if not path.is_file():
+            sys.exit(f"no such notebook: {path}")
+    if not all([execute(path, arguments.write) for path in paths]):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

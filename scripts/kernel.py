@@ -1,0 +1,178 @@
+"""The Rust kernel as this repository runs it.
+
+    kernel.py install            write the kernelspec `rust` into the virtual environment
+    kernel.py warm               compile the library once, in .lab/warm, for all kernels to start from
+    kernel.py run CONNECTION     run a kernel (Jupyter calls this)
+
+A kernel compiles each cell, and before the first one everything that the notebook depends on: two minutes. So each
+kernel gets a build folder of its own, made from the warm one in an instant, and removed when the kernel ends.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+LAB = ROOT / ".lab"
+WARM = LAB / "warm"
+STAMP = LAB / "warm.stamp"
+KERNELS = LAB / "kernels"
+SPEC = pathlib.Path(sys.prefix) / "share/jupyter/kernels/rust"
+
+ENVIRONMENT = {
+    # Cells and library are built by the `dev` profile: make it a fast one.
+    "CARGO_PROFILE_DEV_OPT_LEVEL": "3",
+    "CARGO_PROFILE_DEV_OVERFLOW_CHECKS": "false",
+    "CARGO_PROFILE_DEV_DEBUG_ASSERTIONS": "false",
+    # No start-up file of the user's own, which could add dependencies and with them minutes of compiling.
+    "EVCXR_CONFIG_DIR": str(LAB / "evcxr"),
+}
+# What every notebook starts with. The first variable is here because the kernel then loads its type inference.
+FIRST_CELL = ':dep mlm_core = { path = "../mlm_core" }\nuse mlm_core::*;\nlet warm = vec![1.5f32];'
+
+
+def install():
+    SPEC.mkdir(parents=True, exist_ok=True)
+    spec = {
+        "argv": [sys.executable, str(pathlib.Path(__file__).resolve()), "run", "{connection_file}"],
+        "display_name": "Rust",
+        "language": "rust",
+        "interrupt_mode": "message",
+        "env": ENVIRONMENT,
+    }
+    (SPEC / "kernel.json").write_text(json.dumps(spec, indent=2) + "\n")
+    # JupyterLab asks on its first start whether it may fetch news; a class need not answer.
+    settings = pathlib.Path(sys.prefix) / "etc/jupyter/labconfig/page_config.json"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text('{ "disabledExtensions": { "@jupyterlab/apputils-extension:announcements": true } }\n')
+
+
+def fingerprint():
+    """Changes when the warm folder must be compiled anew."""
+    digest = hashlib.sha256()
+    files = [ROOT / "Cargo.lock", ROOT / "mlm_core/Cargo.toml", *sorted((ROOT / "mlm_core/src").rglob("*.rs"))]
+    for file in files:
+        digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes() + b"\0")
+    digest.update(json.dumps([ENVIRONMENT, FIRST_CELL, str(ROOT)]).encode())
+    digest.update(subprocess.run(["rustc", "-vV"], capture_output=True, check=True).stdout)
+    digest.update((LAB / ".crates.toml").read_bytes())
+    return digest.hexdigest()
+
+
+def warm():
+    current = fingerprint()
+    if STAMP.exists() and STAMP.read_text() == current:
+        return
+    from jupyter_client.manager import KernelManager
+
+    STAMP.unlink(missing_ok=True)
+    WARM.mkdir(parents=True, exist_ok=True)
+    # The notebooks use the versions that the repository was tested with.
+    shutil.copyfile(ROOT / "Cargo.lock", WARM / "Cargo.lock")
+    print("setup: compiling the library for the notebooks (about 2 minutes on 2 cores, once)", flush=True)
+    done = threading.Event()
+    progress = threading.Thread(target=show_progress, args=(done,))
+    progress.start()
+    manager = KernelManager(kernel_name="rust")
+    output = []
+    try:
+        manager.start_kernel(cwd=ROOT / "notebooks", env={**os.environ, "EVCXR_TMPDIR": str(WARM)})
+        client = manager.blocking_client()
+        client.start_channels()
+        client.wait_for_ready(timeout=60)
+        reply = client.execute_interactive(
+            FIRST_CELL, timeout=None, allow_stdin=False, output_hook=lambda message: output.append(message["content"])
+        )
+        client.stop_channels()
+    finally:
+        done.set()
+        progress.join()
+        manager.shutdown_kernel(now=True)
+    if reply["content"]["status"] != "ok":
+        sys.exit(f"setup: the first cell of the notebooks failed in the kernel:\n{json.dumps(output, indent=2)}")
+    STAMP.write_text(current)
+
+
+def show_progress(done):
+    """Says how many crates are compiled: in place on a terminal, else a line now and then."""
+    total = (ROOT / "Cargo.lock").read_text().count("[[package]]")
+    in_place = sys.stdout.isatty()
+    start = time.monotonic()
+    while not done.wait(1 if in_place else 15):
+        crates = {path.name.rsplit("-", 1)[0] for path in WARM.glob("target/**/.fingerprint/*")}
+        line = f"setup: {len(crates)} of about {total} crates, {time.monotonic() - start:.0f} s"
+        print(f"\r{line} " if in_place else line, end="" if in_place else "\n", flush=True)
+    if in_place:
+        print()
+
+
+def run(connection_file):
+    environment = dict(os.environ)
+    folder = None
+    if "EVCXR_TMPDIR" not in environment:
+        sweep()
+        folder = KERNELS / str(os.getpid())
+        seed(folder)
+        environment["EVCXR_TMPDIR"] = str(folder)
+    kernel = subprocess.Popen([LAB / "bin/evcxr_jupyter", "--control_file", connection_file], env=environment)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: kernel.terminate())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+    try:
+        while True:
+            try:
+                sys.exit(kernel.wait(timeout=5))
+            except subprocess.TimeoutExpired:
+                if os.getppid() != parent:  # Jupyter died without ending its kernels.
+                    kernel.terminate()
+                    parent = os.getppid()
+    finally:
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def seed(folder):
+    """Copies the warm folder. What the compiler made is linked, not copied: it replaces such files when they change;
+    cargo's own notes it writes over, so these must be copies."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if WARM.exists():
+        def copy(source, target):
+            if os.path.basename(os.path.dirname(source)) == "deps":
+                os.link(source, target)
+            else:
+                shutil.copy2(source, target)
+        shutil.copytree(WARM, folder, copy_function=copy, symlinks=True)
+    else:
+        folder.mkdir(parents=True)
+        shutil.copyfile(ROOT / "Cargo.lock", folder / "Cargo.lock")
+
+
+def sweep():
+    """Removes the folders of kernels that were killed before they could do it."""
+    for folder in KERNELS.glob("*"):
+        try:
+            os.kill(int(folder.name), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (ValueError, PermissionError):
+            pass
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["install"]:
+            install()
+        case ["warm"]:
+            warm()
+        case ["run", connection_file]:
+            run(connection_file)
+        case _:
+            sys.exit(__doc__)
