@@ -5,6 +5,7 @@
 
 import argparse
 import pathlib
+import re
 import sys
 import time
 
@@ -47,7 +48,8 @@ def execute(path, write):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     client = PrintingClient(
-        notebook, kernel_name="rust", timeout=None, record_timing=False, resources={"metadata": {"path": NOTEBOOKS}}
+        notebook, kernel_name="rust", timeout=None, startup_timeout=300, record_timing=False,
+        resources={"metadata": {"path": NOTEBOOKS}}
     )
     print(f"== {path.name}", flush=True)
     start = time.monotonic()
@@ -60,7 +62,8 @@ def execute(path, write):
     nbformat.write(notebook, EXECUTED / path.name)
     total = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
     if failure:
-        print(f"{failure}\n{path.name}: FAILED in cell {len(client.seconds)} of {total}", flush=True)
+        print_errors(notebook, failure)
+        print(f"{path.name}: FAILED in cell {len(client.seconds)} of {total}", flush=True)
         return False
     if write:
         nbformat.write(notebook, path)
@@ -71,6 +74,15 @@ def execute(path, write):
         flush=True,
     )
     return True
+
+
+def print_errors(notebook, failure):
+    """Prints what the kernel said of the cell that failed, without the colours."""
+    errors = [out for cell in notebook.cells for out in cell.get("outputs", []) if out.output_type == "error"]
+    for error in errors:
+        print(re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback) or error.evalue))
+    if not errors:
+        print(failure)
 
 
 def main():

@@ -5,7 +5,9 @@
     kernel.py run CONNECTION     run a kernel (Jupyter calls this)
 
 A kernel compiles each cell, and before the first one everything that the notebook depends on: two minutes. So each
-kernel gets a build folder of its own, made from the warm one in an instant, and removed when the kernel ends.
+kernel gets a build folder of its own, made from the warm one in an instant, and removed when the kernel ends. And it
+loads the library, and what it needs to infer the types of variables, while it starts: that takes some 15 seconds, which
+would otherwise be spent in the first two cells, when the student is waiting.
 """
 
 import hashlib
@@ -31,11 +33,10 @@ ENVIRONMENT = {
     "CARGO_PROFILE_DEV_OPT_LEVEL": "3",
     "CARGO_PROFILE_DEV_OVERFLOW_CHECKS": "false",
     "CARGO_PROFILE_DEV_DEBUG_ASSERTIONS": "false",
-    # No start-up file of the user's own, which could add dependencies and with them minutes of compiling.
-    "EVCXR_CONFIG_DIR": str(LAB / "evcxr"),
 }
-# What every notebook starts with. The first variable is here because the kernel then loads its type inference.
-FIRST_CELL = ':dep mlm_core = { path = "../mlm_core" }\nuse mlm_core::*;\nlet warm = vec![1.5f32];'
+# What a kernel runs when it starts. The variable makes it load its type inference; it does not outlive the line.
+LOAD_LIBRARY = f":dep mlm_core = {{ path = {json.dumps(str(ROOT / 'mlm_core'))} }}\n"
+LOAD_INFERENCE = "let ready = vec![0u8]; drop(ready);\n"
 
 
 def install():
@@ -60,15 +61,19 @@ def fingerprint():
     files = [ROOT / "Cargo.lock", ROOT / "mlm_core/Cargo.toml", *sorted((ROOT / "mlm_core/src").rglob("*.rs"))]
     for file in files:
         digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes() + b"\0")
-    digest.update(json.dumps([ENVIRONMENT, FIRST_CELL, str(ROOT)]).encode())
+    digest.update(json.dumps([ENVIRONMENT, LOAD_LIBRARY, LOAD_INFERENCE]).encode())
     digest.update(subprocess.run(["rustc", "-vV"], capture_output=True, check=True).stdout)
     digest.update((LAB / ".crates.toml").read_bytes())
     return digest.hexdigest()
 
 
+def is_warm(current):
+    return STAMP.exists() and STAMP.read_text() == current
+
+
 def warm():
     current = fingerprint()
-    if STAMP.exists() and STAMP.read_text() == current:
+    if is_warm(current):
         return
     from jupyter_client.manager import KernelManager
 
@@ -88,7 +93,10 @@ def warm():
         client.start_channels()
         client.wait_for_ready(timeout=60)
         reply = client.execute_interactive(
-            FIRST_CELL, timeout=None, allow_stdin=False, output_hook=lambda message: output.append(message["content"])
+            LOAD_LIBRARY + LOAD_INFERENCE,
+            timeout=None,
+            allow_stdin=False,
+            output_hook=lambda message: output.append(message["content"]),
         )
         client.stop_channels()
     finally:
@@ -96,7 +104,7 @@ def warm():
         progress.join()
         manager.shutdown_kernel(now=True)
     if reply["content"]["status"] != "ok":
-        sys.exit(f"setup: the first cell of the notebooks failed in the kernel:\n{json.dumps(output, indent=2)}")
+        sys.exit(f"setup: the kernel could not load the library:\n{json.dumps(output, indent=2)}")
     STAMP.write_text(current)
 
 
@@ -121,7 +129,17 @@ def run(connection_file):
         folder = KERNELS / str(os.getpid())
         seed(folder)
         environment["EVCXR_TMPDIR"] = str(folder)
-    kernel = subprocess.Popen([LAB / "bin/evcxr_jupyter", "--control_file", connection_file], env=environment)
+        # A start-up of our own instead of the user's, which could add dependencies. When the library has changed since
+        # the warm folder was made there is none, and the notebook's `:dep` compiles it, and shows its errors.
+        config = folder / "config"
+        config.mkdir()
+        environment["EVCXR_CONFIG_DIR"] = str(config)
+        if is_warm(fingerprint()):
+            (config / "init.evcxr").write_text(LOAD_LIBRARY)
+            (config / "prelude.rs").write_text(LOAD_INFERENCE)
+    kernel = subprocess.Popen(
+        [LAB / "bin/evcxr_jupyter", "--control_file", connection_file], env=environment, stdout=subprocess.DEVNULL
+    )
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: kernel.terminate())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -140,12 +158,12 @@ def run(connection_file):
 
 
 def seed(folder):
-    """Copies the warm folder. What the compiler made is linked, not copied: it replaces such files when they change;
-    cargo's own notes it writes over, so these must be copies."""
+    """Copies the warm folder. Large files are linked, not copied: they come from the compiler, which replaces a file
+    when it changes. Cargo writes over its own notes, which are small, so these must be copies."""
     shutil.rmtree(folder, ignore_errors=True)
     if WARM.exists():
         def copy(source, target):
-            if os.path.basename(os.path.dirname(source)) == "deps":
+            if os.path.getsize(source) > 65536:
                 os.link(source, target)
             else:
                 shutil.copy2(source, target)
