@@ -13,6 +13,18 @@ pub struct EpochRecord {
     pub validation_loss: Option<f64>,
 }
 
+impl EpochRecord {
+    /// The losses of an epoch of training.
+    pub fn new(epoch: usize, train_loss: f64, validation_loss: f64) -> Self {
+        Self { epoch, train_loss: Some(train_loss), validation_loss: Some(validation_loss) }
+    }
+
+    /// The validation loss of the initial weights.
+    pub fn before_training(validation_loss: f64) -> Self {
+        Self { epoch: 0, train_loss: None, validation_loss: Some(validation_loss) }
+    }
+}
+
 /// The course of one training run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct History {

@@ -8,8 +8,11 @@ use crate::{assert_says, message, pieces};
 fn run(name: &str, losses: &[f64]) -> History {
     let mut history = History::new(name);
     for (nth, &loss) in losses.iter().enumerate() {
-        let train_loss = (nth > 0).then_some(loss);
-        history.push(EpochRecord { epoch: nth, train_loss, validation_loss: Some(loss + 0.1) }).unwrap();
+        let record = match nth {
+            0 => EpochRecord::before_training(loss + 0.1),
+            _ => EpochRecord::new(nth, loss, loss + 0.1),
+        };
+        history.push(record).unwrap();
     }
     history
 }
