@@ -58,6 +58,7 @@ def execute(path, write):
         client.execute()
     except (CellExecutionError, DeadKernelError) as error:
         failure = error
+    renumber(notebook)
     EXECUTED.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, EXECUTED / path.name)
     total = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
@@ -74,6 +75,16 @@ def execute(path, write):
         flush=True,
     )
     return True
+
+
+def renumber(notebook):
+    """Numbers the cells that ran from 1; the kernel starts at 2, and not everywhere."""
+    ran = [cell for cell in notebook.cells if cell.get("execution_count")]
+    for number, cell in enumerate(ran, 1):
+        cell.execution_count = number
+        for out in cell.outputs:
+            if out.output_type == "execute_result":
+                out.execution_count = number
 
 
 def print_errors(notebook, failure):
