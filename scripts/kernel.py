@@ -120,12 +120,12 @@ def warm():
 
 def show_progress(done):
     """Says how many crates are compiled: in place on a terminal, else a line now and then."""
-    total = (ROOT / "Cargo.lock").read_text().count("[[package]]")
     in_place = sys.stdout.isatty()
     start = time.monotonic()
     while not done.wait(1 if in_place else 15):
-        crates = {path.name.rsplit("-", 1)[0] for path in WARM.glob("target/**/.fingerprint/*")}
-        line = f"setup: {len(crates)} of about {total} crates, {time.monotonic() - start:.0f} s"
+        planned = {path.name.rsplit("-", 1)[0] for path in WARM.glob("target/**/.fingerprint/*")}
+        compiled = {path.stem.rsplit("-", 1)[0] for path in WARM.glob("target/**/deps/lib*.*") if path.suffix != ".d"}
+        line = f"setup: {len(compiled)} of about {len(planned)} crates, {time.monotonic() - start:.0f} s"
         print(f"\r{line} " if in_place else line, end="" if in_place else "\n", flush=True)
     if in_place:
         print()

@@ -5,7 +5,6 @@ import json
 import pathlib
 import re
 import time
-import tomllib
 
 import nbformat
 import pytest
@@ -67,6 +66,11 @@ def digest(folder):
     """The content of all files below a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def versions(folder):
+    """The packages of a Cargo.lock."""
+    return set(re.findall(r'name = "(.+)"\nversion = "(.+)"', (folder / "Cargo.lock").read_text()))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -139,11 +143,7 @@ def test_two_kernels_run_at_once_each_in_a_folder_of_its_own_that_goes_with_it()
         second.expect("let mine = 2u32;")
         assert "mine is 1" in first.expect('println!("mine is {mine}");')
         assert "mine is 2" in second.expect('println!("mine is {mine}");')
-        with open(ROOT / "Cargo.lock", "rb") as file:
-            locked = {(package["name"], package["version"]) for package in tomllib.load(file)["package"]}
-        with open(first.folder / "Cargo.lock", "rb") as file:
-            used = {(package["name"], package["version"]) for package in tomllib.load(file)["package"]}
-        assert used - locked == {("ctx", "1.0.0")}
+        assert versions(first.folder) - versions(ROOT) == {("ctx", "1.0.0")}
     finally:
         for kernel in (first, second):
             kernel.end()

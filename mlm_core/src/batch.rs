@@ -74,9 +74,46 @@ impl Batch {
         Self { input_ids, offsets, masked_rows, targets: Vec::new(), treatments }
     }
 
+    /// Checks that the parts fit together, which a batch put together by hand may not.
+    ///
+    /// # Errors
+    /// Names the part that does not fit.
+    pub fn validate(&self) -> Result<()> {
+        let tokens = self.tokens();
+        let ends = (self.offsets.first(), self.offsets.last());
+        let ascending = self.offsets.windows(2).all(|ends| ends[0] < ends[1]);
+        if ends != (Some(&0), Some(&tokens)) || self.offsets.len() < 2 || !ascending {
+            let expected = format!("ends of sequences of at least one token, from 0 to {tokens}");
+            return Err(Error::argument("offsets", expected, format!("{:?}", self.offsets)));
+        }
+        let rows = &self.masked_rows;
+        if !rows.is_sorted_by(|a, b| a < b) || rows.last().is_some_and(|&row| row >= tokens) {
+            let expected = format!("ascending indices below {tokens}, the number of tokens");
+            return Err(Error::argument("masked_rows", expected, format!("{rows:?}")));
+        }
+        if !self.targets.is_empty() && self.targets.len() != rows.len() {
+            let expected = format!("none, or one for each of the {} masked rows", rows.len());
+            return Err(Error::argument("targets", expected, self.targets.len()));
+        }
+        if self.treatments.len() != rows.len() {
+            let expected = format!("one for each of the {} masked rows", rows.len());
+            return Err(Error::argument("treatments", expected, self.treatments.len()));
+        }
+        Ok(())
+    }
+
+    /// Checks that the right tokens are known, as a loss needs.
+    pub(crate) fn check_targets(&self) -> Result<()> {
+        if self.targets.len() != self.masked_rows.len() || self.targets.is_empty() {
+            let expected = format!("a target for each of the {} masked rows", self.masked_rows.len());
+            return Err(Error::argument("targets", expected, self.targets.len()));
+        }
+        Ok(())
+    }
+
     /// The number of sequences (`batch`).
     pub fn sequences(&self) -> usize {
-        self.offsets.len() - 1
+        self.offsets.len().saturating_sub(1)
     }
 
     /// The number of tokens, special ones included (`tokens`).
@@ -105,8 +142,9 @@ impl Batch {
     /// The padded view: a rectangle of `batch` rows and `seq` columns, filled up with the id `pad`.
     ///
     /// # Errors
-    /// When the device has no room.
+    /// When the parts of the batch do not fit together, or the device has no room.
     pub fn padded(&self, pad: u32, device: &Device) -> Result<PaddedBatch> {
+        self.validate()?;
         let (batch, seq) = (self.sequences(), self.longest());
         let mut input_ids = vec![pad; batch * seq];
         let mut attention_mask = vec![0u8; batch * seq];

@@ -176,10 +176,7 @@ impl Encoder {
     /// # Errors
     /// When the batch does not fit the model, or has no targets.
     pub fn loss(&self, batch: &Batch, mode: Mode) -> Result<Tensor> {
-        if batch.targets.len() != batch.masked_rows.len() || batch.targets.is_empty() {
-            let expected = format!("a target for each of the {} masked rows", batch.masked_rows.len());
-            return Err(Error::argument("batch", expected, batch.targets.len()));
-        }
+        batch.check_targets()?;
         self.check_ids("targets", &batch.targets)?;
         let logits = self.logits(batch, mode)?; // [masked, vocab]
         let targets = Tensor::new(batch.targets.as_slice(), &self.device)?; // [masked]
@@ -191,6 +188,9 @@ impl Encoder {
     /// # Errors
     /// When the batch does not fit the model.
     pub fn logits(&self, batch: &Batch, mode: Mode) -> Result<Tensor> {
+        if batch.masked_rows.is_empty() {
+            return Err(Error::argument("batch", "at least one masked row", 0));
+        }
         let padded = self.padded(batch)?;
         let hidden = self.layers(batch, &padded, mode)?.hidden; // [batch * seq, d_model]
         let hidden = hidden.index_select(&padded.masked_rows, 0)?; // [masked, d_model]
@@ -223,15 +223,10 @@ impl Encoder {
     }
 
     fn padded(&self, batch: &Batch) -> Result<PaddedBatch> {
+        batch.validate()?;
         let (longest, max_len) = (batch.longest(), self.config.max_len);
         if longest > max_len {
             return Err(Error::argument("batch", format!("sequences of at most max_len = {max_len} tokens"), longest));
-        }
-        if batch.offsets.windows(2).any(|ends| ends[0] == ends[1]) || batch.tokens() == 0 {
-            return Err(Error::argument("batch", "sequences of at least one token", "an empty one"));
-        }
-        if batch.masked_rows.is_empty() {
-            return Err(Error::argument("batch", "at least one masked row", 0));
         }
         self.check_ids("input_ids", &batch.input_ids)?;
         batch.padded(self.config.pad, &self.device)

@@ -64,8 +64,8 @@ pub enum Error {
     Figure(String),
 }
 
-/// A result with this crate's [`Error`].
-pub type Result<T> = std::result::Result<T, Error>;
+/// A result with this crate's [`Error`], unless another is named.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub(crate) fn argument(argument: &'static str, expected: impl Into<String>, actual: impl fmt::Display) -> Self {

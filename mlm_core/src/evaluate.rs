@@ -32,10 +32,7 @@ pub struct Evaluation {
 pub fn evaluate(encoder: &Encoder, batches: &[Batch]) -> Result<Evaluation> {
     let (mut loss, mut correct, mut masked) = (0.0, 0, 0);
     for batch in batches {
-        if batch.targets.len() != batch.masked_rows.len() {
-            let expected = format!("a target for each of the {} masked rows", batch.masked_rows.len());
-            return Err(Error::argument("batch", expected, batch.targets.len()));
-        }
+        batch.check_targets()?;
         for (scores, &target) in log_probabilities(encoder, batch)?.iter().zip(&batch.targets) {
             let score = *scores.get(target as usize).ok_or_else(|| unknown_target(scores.len(), target))?;
             loss -= score;

@@ -23,6 +23,25 @@ fn epochs_are_shuffled_and_masked_anew_fixed_batches_are_not() {
 }
 
 #[test]
+fn parts_that_do_not_fit_together_are_named() {
+    let good = Batch::with_gaps([[2, 4, 7, 3].as_slice(), [2, 4, 3].as_slice()], 4);
+    good.validate().unwrap();
+    assert_eq!(good.masked_rows, [1, 5]);
+    let spoilt = |spoil: fn(&mut Batch)| {
+        let mut batch = good.clone();
+        spoil(&mut batch);
+        message(batch.padded(0, &Device::Cpu))
+    };
+    assert_says(&spoilt(|batch| batch.offsets.clear()), &["offsets", "from 0 to 7"]);
+    assert_says(&spoilt(|batch| batch.offsets[1] = 9), &["offsets", "[0, 9, 7]"]);
+    assert_says(&spoilt(|batch| batch.masked_rows[1] = 7), &["masked_rows", "below 7"]);
+    assert_says(&spoilt(|batch| batch.masked_rows.reverse()), &["masked_rows", "ascending"]);
+    assert_says(&spoilt(|batch| batch.targets.push(5)), &["targets", "2 masked rows", "got 1"]);
+    assert_says(&spoilt(|batch| batch.treatments.clear()), &["treatments", "got 0"]);
+    assert_says(&message(Batch::with_gaps([], 4).padded(0, &Device::Cpu)), &["offsets", "[0]"]);
+}
+
+#[test]
 fn bad_arguments_are_named() {
     assert_says(&message(DataLoader::new(vec![vec![1]], 0)), &["batch_size", "at least 1"]);
     assert_says(&message(DataLoader::new(vec![], 8)), &["sequences", "at least one"]);
