@@ -18,25 +18,36 @@ NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "target/notebooks"
 
 
+class CellFailed(Exception):
+    """A cell ended badly although the kernel calls it a success."""
+
+
 class PrintingClient(NotebookClient):
     """Prints what the cells print while they run, and how long each took."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         self.seconds = []
+        self.cell = None
+        self.complained = False
         self.on_cell_execute = self.start_cell
         self.on_cell_executed = self.end_cell
 
     def start_cell(self, cell, cell_index):
+        self.cell = cell
         self.started = time.monotonic()
 
     def end_cell(self, cell, cell_index, execute_reply):
         self.seconds.append(time.monotonic() - self.started)
         code = cell.source.strip().splitlines()
         print(f"[{len(self.seconds):2}] {self.seconds[-1]:6.2f} s  {code[0] if code else ''}", flush=True)
+        if self.complained:
+            raise CellFailed("the cell panicked or returned an error, see above")
 
     def output(self, outs, msg, display_id, cell_index):
         if msg["msg_type"] == "stream":
+            # A panic or a failed `?` is no error to the kernel: it only says so on stderr.
+            self.complained = self.complained or msg["content"]["name"] == "stderr"
             print("".join(f"     | {line}\n" for line in msg["content"]["text"].splitlines()), end="", flush=True)
         return super().output(outs, msg, display_id, cell_index)
 
@@ -56,7 +67,7 @@ def execute(path, write):
     failure = None
     try:
         client.execute()
-    except (CellExecutionError, DeadKernelError) as error:
+    except (CellFailed, CellExecutionError, DeadKernelError, RuntimeError) as error:
         failure = error
     renumber(notebook)
     EXECUTED.mkdir(parents=True, exist_ok=True)
@@ -64,14 +75,15 @@ def execute(path, write):
     total = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
     if failure:
         print_errors(notebook, failure)
-        print(f"{path.name}: FAILED in cell {len(client.seconds)} of {total}", flush=True)
+        place = f"in the cell: {client.cell.source.splitlines()[0]}" if client.cell else "before the first cell"
+        print(f"{path.name}: FAILED {place}", flush=True)
         return False
     if write:
         nbformat.write(notebook, path)
-    ordered = sorted(client.seconds)
+    ordered = sorted(client.seconds) or [0.0]
     print(
         f"{path.name}: {total} cells, no error, {time.monotonic() - start:.1f} s"
-        f" (first cell {client.seconds[0]:.1f} s, median {ordered[len(ordered) // 2]:.2f} s)",
+        f" (first cell {(client.seconds or [0.0])[0]:.1f} s, median {ordered[len(ordered) // 2]:.2f} s)",
         flush=True,
     )
     return True

@@ -28,6 +28,8 @@ STAMP = LAB / "warm.stamp"
 KERNELS = LAB / "kernels"
 SPEC = pathlib.Path(sys.prefix) / "share/jupyter/kernels/rust"
 
+# Set where the kernel is to compile in the warm folder itself.
+IN_WARM_FOLDER = "MLM_LAB_WARM"
 # How the kernels compile. The library gets all optimisations; the code of a cell gets none, which halves the time that a
 # cell takes to compile and costs nothing where the library does the work. For a loop of one's own: `:opt 3`.
 CARGO_CONFIG = """\
@@ -98,7 +100,7 @@ def warm():
     manager = KernelManager(kernel_name="rust")
     output = []
     try:
-        manager.start_kernel(cwd=ROOT / "notebooks", env={**os.environ, "EVCXR_TMPDIR": str(WARM)})
+        manager.start_kernel(cwd=ROOT / "notebooks", env={**os.environ, IN_WARM_FOLDER: "1"})
         client = manager.blocking_client()
         client.start_channels()
         client.wait_for_ready(timeout=60)
@@ -132,56 +134,76 @@ def show_progress(done):
 
 
 def run(connection_file):
-    environment = dict(os.environ)
-    folder = None
-    if "EVCXR_TMPDIR" not in environment:
-        sweep()
-        folder = KERNELS / str(os.getpid())
-        seed(folder)
-        environment["EVCXR_TMPDIR"] = str(folder)
-    # A start-up of our own instead of the user's, which could add dependencies.
-    config = pathlib.Path(environment["EVCXR_TMPDIR"]) / "config"
-    config.mkdir(parents=True, exist_ok=True)
-    environment["EVCXR_CONFIG_DIR"] = str(config)
-    (config / "evcxr.toml").write_text(KERNEL_CONFIG)
-    # When the library has changed since the warm folder was made, the notebook's `:dep` compiles it and shows its errors.
-    if folder and is_warm(fingerprint()):
-        (config / "init.evcxr").write_text(LOAD_LIBRARY)
-        (config / "prelude.rs").write_text(LOAD_INFERENCE)
-    kernel = subprocess.Popen(
-        [LAB / "bin/evcxr_jupyter", "--control_file", connection_file], env=environment, stdout=subprocess.DEVNULL
-    )
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: kernel.terminate())
+    folder = WARM if IN_WARM_FOLDER in os.environ else KERNELS / str(os.getpid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
+    kernel = None
     try:
-        while True:
+        if folder != WARM:
+            sweep()
+            seed(folder)
+        kernel = subprocess.Popen(
+            [LAB / "bin/evcxr_jupyter", "--control_file", connection_file],
+            env={**os.environ, **configure(folder)},
+            stdout=subprocess.DEVNULL,
+        )
+        parent = os.getppid()
+        while os.getppid() == parent:  # else Jupyter died without ending its kernels
             try:
-                sys.exit(kernel.wait(timeout=5))
+                sys.exit(kernel.wait(timeout=2))
             except subprocess.TimeoutExpired:
-                if os.getppid() != parent:  # Jupyter died without ending its kernels.
-                    kernel.terminate()
-                    parent = os.getppid()
+                pass
     finally:
-        if folder:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        if kernel:
+            end_group(kernel)
+        if folder != WARM:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def configure(folder):
+    """Writes how the kernel of a folder starts; returns the environment that it needs."""
+    config = folder / "config"
+    config.mkdir(parents=True, exist_ok=True)
+    (config / "evcxr.toml").write_text(KERNEL_CONFIG)
+    # When the library has changed since the warm folder was made, the notebook's `:dep` compiles it and shows its errors.
+    if folder != WARM and is_warm(fingerprint()):
+        (config / "init.evcxr").write_text(LOAD_LIBRARY)
+        (config / "prelude.rs").write_text(LOAD_INFERENCE)
+    # A start-up of our own instead of the user's, which could add dependencies.
+    return {"EVCXR_TMPDIR": str(folder), "EVCXR_CONFIG_DIR": str(config)}
+
+
+def end_group(kernel):
+    """Ends the kernel and the process that runs the cells, which would finish its cell first, however long it takes.
+    Jupyter starts each kernel in a process group of its own."""
+    kernel.kill()
+    kernel.wait()
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), signal.SIGTERM)
+
+
 def seed(folder):
-    """Copies the warm folder. Large files are linked, not copied: they come from the compiler, which replaces a file
-    when it changes. Cargo writes over its own notes, which are small, so these must be copies."""
+    """Copies the warm folder. Large files of the compiler are linked, not copied: it replaces a file when it changes.
+    Cargo writes over its own notes, which are small, so these must be copies."""
     shutil.rmtree(folder, ignore_errors=True)
-    if WARM.exists():
-        def copy(source, target):
-            if os.path.getsize(source) > 65536:
-                os.link(source, target)
-            else:
-                shutil.copy2(source, target)
-        shutil.copytree(WARM, folder, copy_function=copy, symlinks=True)
-    else:
+    if not STAMP.exists():  # not made yet, or just being made
         folder.mkdir(parents=True)
         shutil.copyfile(ROOT / "Cargo.lock", folder / "Cargo.lock")
+        return
+
+    def copy(source, target):
+        if os.path.getsize(source) > 65536 and str(WARM / "target") in source:
+            try:
+                os.link(source, target)
+                return
+            except OSError:  # a file system without links
+                pass
+        shutil.copy2(source, target)
+
+    shutil.copytree(WARM, folder, copy_function=copy, symlinks=True)
 
 
 def sweep():

@@ -36,8 +36,8 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// The model of the lab for a vocabulary of the given size: 2 layers, 4 heads, 64 wide, no dropout (a model this
-    /// small does not overfit by capacity); all else as in BERT.
+    /// The model of the lab for a vocabulary of the given size: 2 layers, 4 heads, 64 wide, no dropout (the lab wants
+    /// its five sentences remembered); all else as in BERT.
     pub fn new(vocab: usize) -> Self {
         Self {
             vocab,
@@ -57,7 +57,7 @@ impl ModelConfig {
 
     /// The width of one attention head.
     pub fn head_dim(&self) -> usize {
-        self.d_model / self.heads
+        self.d_model.checked_div(self.heads).unwrap_or(0)
     }
 
     /// # Errors

@@ -19,7 +19,7 @@ pub enum Layout {
     Prose,
 }
 
-/// Sentences to learn from. Never empty; each sentence has at least one visible character and single spaces.
+/// Sentences to learn from. Never empty; no sentence is blank, and all have single spaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Corpus {
     sentences: Vec<String>,
@@ -70,8 +70,8 @@ impl Corpus {
         }
         if sentences.is_empty() {
             let reason = match seen {
-                0 => "it is empty; write one sentence a line".to_owned(),
-                _ => format!("all of its {seen} lines are blank; write one sentence a line"),
+                0 => "it is empty; write some sentences into it".to_owned(),
+                _ => format!("all of its {seen} lines are blank; write some sentences into it"),
             };
             return Err(Error::NoSentence { origin: origin.to_owned(), reason });
         }

@@ -3,7 +3,7 @@
 //! gets the same factors.
 //!
 //! Source of the method: Srivastava et al. 2014, "Dropout" (in the inverted form: kept units are scaled up in
-//! training, so that evaluation needs no scaling). Where BERT applies it: Devlin et al. 2019, appendix A.2.
+//! training, so that evaluation needs no scaling). The places are those of BERT's released code.
 
 /// One place of the model where units are dropped. Rows count the tokens of the unpadded batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Candle 0.11 has operations whose gradients are missing or wrong without a word: `candle_nn::LayerNorm` and
-//! `candle_nn::ops::softmax_last_dim` have none, and that of `Tensor::gelu_erf` is off by 1e-6. Hence LayerNorm and
+//! `candle_nn::ops::softmax_last_dim` have none, and that of `Tensor::gelu_erf` has a constant rounded to six digits. Hence LayerNorm and
 //! GELU are spelled out here, and softmax is `candle_nn::ops::softmax`.
 
 use std::collections::HashMap;
@@ -69,7 +69,7 @@ impl Gradients {
     pub fn norm(&self) -> Result<f64> {
         let mut sum = 0.0;
         for (_, gradient) in &self.named {
-            sum += gradient.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+            sum += gradient.sqr()?.sum_all()?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         }
         Ok(sum.sqrt())
     }
@@ -99,7 +99,6 @@ impl Gradients {
 }
 
 /// BERT with the masked language modeling head, in candle operations.
-#[derive(Clone)]
 pub struct Encoder {
     config: ModelConfig,
     dtype: DType,
@@ -158,7 +157,7 @@ impl Encoder {
         }
     }
 
-    /// A copy of the weights as they are now.
+    /// A copy of the weights as they are now, in f32.
     ///
     /// # Errors
     /// When the device fails.
@@ -232,7 +231,7 @@ impl Encoder {
         batch.padded(self.config.pad, &self.device)
     }
 
-    fn check_ids(&self, argument: &'static str, ids: &[u32]) -> Result<()> {
+    pub(crate) fn check_ids(&self, argument: &'static str, ids: &[u32]) -> Result<()> {
         let vocab = self.config.vocab;
         match ids.iter().find(|&&id| id as usize >= vocab) {
             Some(id) => Err(Error::argument(argument, format!("ids below vocab = {vocab}"), id)),

@@ -1,7 +1,7 @@
 //! Takes a model and text it is to recover, gives numbers: loss and accuracy on fixed masks, and which words it
 //! recovers when each is masked alone. Drawing them is left to [`crate::plot`].
 
-use candle_core::{D, DType};
+use candle_core::{D, DType, Device};
 use candle_nn::ops::log_softmax;
 
 use crate::batch::Batch;
@@ -33,9 +33,9 @@ pub fn evaluate(encoder: &Encoder, batches: &[Batch]) -> Result<Evaluation> {
     let (mut loss, mut correct, mut masked) = (0.0, 0, 0);
     for batch in batches {
         batch.check_targets()?;
+        encoder.check_ids("targets", &batch.targets)?;
         for (scores, &target) in log_probabilities(encoder, batch)?.iter().zip(&batch.targets) {
-            let score = *scores.get(target as usize).ok_or_else(|| unknown_target(scores.len(), target))?;
-            loss -= score;
+            loss -= scores[target as usize];
             correct += usize::from(best(scores) == target as usize);
             masked += 1;
         }
@@ -95,6 +95,7 @@ pub fn recovery(encoder: &Encoder, tokenizer: &Tokenizer, corpus: &Corpus) -> Re
                 treatments: vec![Treatment::Mask; word.len()],
                 targets,
             };
+            encoder.check_ids("text", &batch.targets)?;
             let scores = log_probabilities(encoder, &batch)?;
             let predicted: Vec<u32> = scores.iter().map(|scores| best(scores) as u32).collect();
             let pieces = scores.iter().zip(&batch.targets);
@@ -113,16 +114,14 @@ pub fn recovery(encoder: &Encoder, tokenizer: &Tokenizer, corpus: &Corpus) -> Re
 
 /// log softmax of the logits at each masked row, in f64.
 pub(crate) fn log_probabilities(encoder: &Encoder, batch: &Batch) -> Result<Vec<Vec<f64>>> {
-    let logits = encoder.logits(batch, Mode::Evaluate)?.to_dtype(DType::F64)?; // [masked, vocab]
+    // Metal has no f64, so the logits come to the CPU first.
+    let logits = encoder.logits(batch, Mode::Evaluate)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?; // [masked, vocab]
     Ok(log_softmax(&logits, D::Minus1)?.to_vec2()?)
 }
 
+/// The most likely token; of several, the first, as [`crate::predict::fill_mask`] has it.
 fn best(scores: &[f64]) -> usize {
-    (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0)
-}
-
-fn unknown_target(vocab: usize, target: u32) -> Error {
-    Error::argument("targets", format!("ids below vocab = {vocab}"), target)
+    (0..scores.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0)
 }
 
 /// The pieces of a word put together.

@@ -8,8 +8,8 @@
 //!                          config, params ---'  |-> evaluate, predict -> plot, markup (figure)
 //! ```
 //!
-//! The notebook owns every decision (what is masked, the training loop, the learning rate), the library owns the
-//! mechanics. Randomness is an argument: the same generator gives the same numbers.
+//! The notebook owns the decisions (what is masked, the training loop, the learning rate), the library owns the
+//! mechanics. Randomness is an argument: on one CPU the same generator gives the same numbers, bit for bit.
 //!
 //! ```
 //! use mlm_core::candle_core::DType;
@@ -21,7 +21,7 @@
 //! let corpus = Corpus::from_lines(["the cake is a lie", "to be or not to be"])?;
 //! let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
 //! let config = ModelConfig::new(tokenizer.vocab());
-//! let encoder = Encoder::new(&Params::init(&config, &mut rng)?, DType::F32, &device::pick()?)?;
+//! let mut encoder = Encoder::new(&Params::init(&config, &mut rng)?, DType::F32, &device::pick())?;
 //! let mut optimizer = AdamW::new(&encoder, AdamWConfig::default())?;
 //!
 //! let masker = Masker::new(&tokenizer, Masking::default())?;
@@ -30,7 +30,7 @@
 //!     let loss = encoder.loss(&batch?, Mode::Train { dropout_seed: 0 })?;
 //!     let mut gradients = encoder.gradients(&loss)?;
 //!     gradients.clip(1.0)?;
-//!     optimizer.step(&encoder, &gradients, 1e-3)?;
+//!     optimizer.step(&mut encoder, &gradients, 1e-3)?;
 //! }
 //! let filled = fill_mask(&encoder, &tokenizer, "the [MASK] is a lie", 5)?;
 //! assert_eq!(filled.masks[0].len(), 5);
@@ -41,7 +41,7 @@
 //! A notebook reaches candle, tokenizers, plotters and rand only through the re-exports below: with a copy of its own
 //! for each cell, candle's automatic differentiation would silently give wrong gradients (see `Cargo.toml`).
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod corpus;

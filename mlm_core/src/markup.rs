@@ -8,6 +8,7 @@ use std::fmt::Write;
 use html_escape::encode_text;
 
 use crate::batch::Batch;
+use crate::error::Result;
 use crate::figure::Figure;
 use crate::masking::Treatment;
 use crate::predict::FilledMask;
@@ -25,7 +26,11 @@ fn appearance(treatment: Treatment) -> (&'static str, &'static str) {
 
 /// Shows each sequence of a batch in a line of its own: tokens to recover on a coloured background, above them what
 /// the model sees, below them the token that it must recover.
-pub fn masked_tokens(batch: &Batch, tokenizer: &Tokenizer) -> Figure {
+///
+/// # Errors
+/// When the parts of the batch do not fit together.
+pub fn masked_tokens(batch: &Batch, tokenizer: &Tokenizer) -> Result<Figure> {
+    batch.validate()?;
     let mut html = String::from("<div style=\"line-height: 1.3\">");
     let legend = [Treatment::Mask, Treatment::Random, Treatment::Keep].map(|treatment| {
         let (background, name) = appearance(treatment);
@@ -42,7 +47,8 @@ pub fn masked_tokens(batch: &Batch, tokenizer: &Tokenizer) -> Figure {
         html.push_str("<div>");
         for &id in batch.sequence(sequence) {
             let token = tokenizer.token(id);
-            let (style, below) = match masked.next_if(|&(_, &masked_row)| masked_row == row) {
+            let chosen = masked.next_if(|&(_, &masked_row)| masked_row == row);
+            let (style, below) = match chosen {
                 Some((nth, _)) => {
                     let (background, _) = appearance(batch.treatments[nth]);
                     (coloured(background), batch.targets.get(nth).map(|&target| tokenizer.token(target)))
@@ -62,7 +68,7 @@ pub fn masked_tokens(batch: &Batch, tokenizer: &Tokenizer) -> Figure {
         html.push_str("</div>");
     }
     html.push_str("</div>");
-    Figure::html(html)
+    Ok(Figure::html(html))
 }
 
 fn coloured(background: &str) -> String {

@@ -42,8 +42,8 @@ impl AdamWConfig {
     }
 }
 
-/// Adam with decoupled weight decay (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization",
-/// algorithm 2):
+/// Adam with decoupled weight decay (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2).
+/// As in PyTorch the decay is multiplied by the learning rate, where the paper multiplies it by the schedule alone:
 ///
 /// ```text
 /// m = beta1 m + (1 - beta1) g             v = beta2 v + (1 - beta2) g^2
@@ -96,13 +96,13 @@ impl AdamW {
     ///
     /// # Errors
     /// When the learning rate is negative or not finite, or the gradients are of another model.
-    pub fn step(&mut self, encoder: &Encoder, gradients: &Gradients, lr: f64) -> Result<()> {
+    pub fn step(&mut self, encoder: &mut Encoder, gradients: &Gradients, lr: f64) -> Result<()> {
         if !(lr >= 0.0 && lr.is_finite()) {
             return Err(Error::argument("lr", "0 or a positive, finite learning rate", lr));
         }
-        let names = || encoder.weights().iter().map(|(name, _)| name);
-        if !names().eq(self.moments.iter().map(|moments| &moments.name))
-            || !names().eq(gradients.named().iter().map(|(name, _)| name))
+        let weights = || encoder.weights().iter().map(|(name, weight)| (name, weight.dims()));
+        if !weights().eq(self.moments.iter().map(|moments| (&moments.name, moments.first.dims())))
+            || !weights().eq(gradients.named().iter().map(|(name, gradient)| (name, gradient.dims())))
         {
             let expected = format!("the gradients of the {} weights of this encoder", self.moments.len());
             return Err(Error::argument("gradients", expected, format!("{} of another", gradients.named().len())));
@@ -139,7 +139,7 @@ impl Schedule {
     /// When there is no step, the warm-up is longer than the training, or `peak` is not a positive number.
     pub fn new(peak: f64, warmup: usize, steps: usize) -> Result<Self> {
         if !(peak > 0.0 && peak.is_finite()) {
-            return Err(Error::argument("learning rate", "a positive, finite number", peak));
+            return Err(Error::argument("peak", "a positive, finite learning rate", peak));
         }
         if steps == 0 {
             return Err(Error::argument("steps", "at least 1", steps));

@@ -35,8 +35,9 @@ impl fmt::Debug for Params {
 }
 
 impl Params {
-    /// Initial weights as in BERT (Devlin et al. 2019): embeddings and matrices are drawn from a normal distribution
-    /// of standard deviation `initializer_range`, biases are 0, LayerNorm starts as the identity (weight 1, bias 0).
+    /// Initial weights as in Hugging Face's BERT: embeddings and matrices are drawn from a normal distribution of
+    /// standard deviation `initializer_range` (Google's code cuts its tails off at two of them), biases are 0, LayerNorm
+    /// starts as the identity (weight 1, bias 0).
     ///
     /// # Errors
     /// When the configuration cannot work or its weights would not fit in memory.

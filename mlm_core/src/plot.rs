@@ -160,7 +160,9 @@ pub fn recovery_heat_map(recoveries: &[Recovery]) -> Result<Figure> {
             let left = WORDS + COLUMN * epoch as i32;
             text(&epoch.to_string(), (left + COLUMN / 2, 30), 16, INK, HPos::Center)?;
             for (word, &top) in recovery.words.iter().zip(&tops) {
-                let colour = ViridisRGB.get_color(word.probability);
+                // A diverged model gives NaN, for which there is no colour.
+                let probability = if word.probability.is_finite() { word.probability } else { 0.0 };
+                let colour = ViridisRGB.get_color(probability);
                 let cell = Rectangle::new([(left, top), (left + COLUMN - 1, top + ROW - 1)], colour.filled());
                 root.draw(&cell).map_err(drawing)?;
                 let ink = if word.probability > 0.6 { BLACK } else { WHITE };

@@ -51,6 +51,8 @@ pub struct EncodedCorpus {
     pub sequences: Vec<Vec<u32>>,
     /// How many sentences were too long and lost their end.
     pub truncated: usize,
+    /// How many sentences were left out because nothing in them can be masked: the vocabulary spells no word of theirs.
+    pub skipped: usize,
 }
 
 /// A WordPiece tokenizer with BERT's normalizer, pre-tokenizer and `[CLS] … [SEP]` template.
@@ -75,8 +77,8 @@ impl Tokenizer {
     /// When there are more characters than `vocab` has room for, the most frequent ones are kept and words with
     /// others become `[UNK]`.
     ///
-    /// Source: Wu et al. 2016, "Google's Neural Machine Translation System", section 4.1; the merges are those of
-    /// the `tokenizers` crate.
+    /// Source: Wu et al. 2016, "Google's Neural Machine Translation System", section 4.1. There the next merge is the
+    /// one that raises the likelihood of the text most; the `tokenizers` crate, used here, takes the most frequent pair.
     ///
     /// # Errors
     /// When `vocab` leaves no room beside the special tokens for one character.
@@ -98,8 +100,7 @@ impl Tokenizer {
             }
         }
 
-        let room = vocab - SPECIAL_TOKENS.len();
-        let alphabet = alphabet(&words, room / 2);
+        let alphabet = alphabet(&words, vocab - SPECIAL_TOKENS.len());
         words.retain(|word, _| word.chars().all(|c| alphabet.contains(&c)));
         // The trainer numbers inner characters (`##a`) in the order of a hash map, which differs from run to run, and
         // breaks ties between merges by these numbers. Handing it all first pieces in a fixed order, as if they were
@@ -187,7 +188,7 @@ impl Tokenizer {
         Ok(Self { inner, special, vocab })
     }
 
-    /// Writes the tokenizer as a `tokenizer.json`, which [`Tokenizer::from_file`] and Python's `transformers` load.
+    /// Writes the tokenizer as a `tokenizer.json` of the Hugging Face `tokenizers` library.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -231,7 +232,8 @@ impl Tokenizer {
         Ok(self.inner.encode_fast(text, true).map_err(failed)?.get_ids().to_vec())
     }
 
-    /// The ids of each sentence of a corpus, cut to `max_len` tokens: `[SEP]` stays the last.
+    /// The ids of each sentence of a corpus, cut to `max_len` tokens: `[SEP]` stays the last. A sentence without any
+    /// token that can be masked is left out.
     ///
     /// # Errors
     /// When `max_len` leaves no room for a token between `[CLS]` and `[SEP]`.
@@ -241,19 +243,22 @@ impl Tokenizer {
         }
         let inputs: Vec<&str> = corpus.sentences().iter().map(String::as_str).collect();
         let encodings = self.inner.encode_batch_fast(inputs, true).map_err(failed)?;
-        let mut truncated = 0;
-        let sequences = (encodings.iter())
-            .map(|encoding| {
-                let mut ids = encoding.get_ids().to_vec();
-                if ids.len() > max_len {
-                    ids.truncate(max_len - 1);
-                    ids.push(self.special.sep);
-                    truncated += 1;
-                }
-                ids
-            })
-            .collect();
-        Ok(EncodedCorpus { sequences, truncated })
+        let (mut sequences, mut truncated, mut skipped) = (Vec::with_capacity(encodings.len()), 0, 0);
+        for encoding in &encodings {
+            let mut ids = encoding.get_ids().to_vec();
+            let too_long = ids.len() > max_len;
+            if too_long {
+                ids.truncate(max_len - 1);
+                ids.push(self.special.sep);
+            }
+            if ids.iter().all(|&id| self.special.contains(id)) {
+                skipped += 1;
+                continue;
+            }
+            truncated += usize::from(too_long);
+            sequences.push(ids);
+        }
+        Ok(EncodedCorpus { sequences, truncated, skipped })
     }
 
     /// The text of ids, without the special tokens.
@@ -291,8 +296,10 @@ fn bert_normalizer(lowercase: bool) -> BertNormalizer {
     BertNormalizer::new(true, true, None, lowercase)
 }
 
-/// The `room` most frequent characters of the words, ties broken by code point.
+/// The most frequent characters of the words, ties broken by code point, as many as `room` tokens allow: a character
+/// takes one, and one more if it also stands inside of words.
 fn alphabet(words: &BTreeMap<String, usize>, room: usize) -> BTreeSet<char> {
+    let inside: BTreeSet<char> = words.keys().flat_map(|word| word.chars().skip(1)).collect();
     let mut counts: HashMap<char, usize> = HashMap::new();
     for (word, count) in words {
         for c in word.chars() {
@@ -301,7 +308,12 @@ fn alphabet(words: &BTreeMap<String, usize>, room: usize) -> BTreeSet<char> {
     }
     let mut characters: Vec<(char, usize)> = counts.into_iter().collect();
     characters.sort_by_key(|&(c, count)| (std::cmp::Reverse(count), c));
-    characters.into_iter().take(room).map(|(c, _)| c).collect()
+    let mut taken = 0;
+    let fits = |&(c, _): &(char, usize)| {
+        taken += 1 + usize::from(inside.contains(&c));
+        taken <= room
+    };
+    characters.into_iter().take_while(fits).map(|(c, _)| c).collect()
 }
 
 fn failed(error: tokenizers::Error) -> Error {

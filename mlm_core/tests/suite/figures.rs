@@ -84,7 +84,7 @@ fn token_text_is_escaped() {
         targets: vec![id("he"), id(",")],
         treatments: vec![Treatment::Mask, Treatment::Random],
     };
-    let html = markup::masked_tokens(&batch, &tokenizer).to_html();
+    let html = markup::masked_tokens(&batch, &tokenizer).unwrap().to_html();
     assert_says(&html, &[">[MASK]<", ">he<", ">!<", ">,<", "random token", "kept as it is"]);
 
     let prediction = Prediction { id: 7, token: "<script>alert(1)</script>".to_owned(), probability: 0.25 };

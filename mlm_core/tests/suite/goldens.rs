@@ -110,7 +110,7 @@ fn equals_pytorch_in_f32() {
 
 fn train(dtype: DType) -> (Vec<f64>, Vec<f64>) {
     let golden = Golden::load();
-    let encoder = golden.encoder(dtype);
+    let mut encoder = golden.encoder(dtype);
     let mut optimizer = AdamW::new(&encoder, AdamWConfig::default()).unwrap();
     let schedule = Schedule::new(5e-3, 5, 20).unwrap();
     let (mut losses, mut norms) = (vec![], vec![]);
@@ -119,7 +119,7 @@ fn train(dtype: DType) -> (Vec<f64>, Vec<f64>) {
         let mut gradients = encoder.gradients(&loss).unwrap();
         norms.push(gradients.clip(1.0).unwrap());
         assert!(gradients.norm().unwrap() <= 1.0 + 1e-6);
-        optimizer.step(&encoder, &gradients, schedule.lr(step)).unwrap();
+        optimizer.step(&mut encoder, &gradients, schedule.lr(step)).unwrap();
         losses.extend(flat(&loss));
     }
     (losses, norms)

@@ -85,6 +85,19 @@ fn dropout_drops_in_training_only_and_by_its_seed() {
     assert_eq!(loss(Mode::Evaluate), loss(Mode::Evaluate));
 }
 
+/// What a faster back end must reproduce: the draw depends on a token's row in the unpadded batch, not on the padding.
+#[test]
+fn dropout_does_not_depend_on_what_comes_after() {
+    let (encoder, _) = random_model(&mut seeded(9), 0.5);
+    let logits = |sequences: &[&[u32]]| {
+        let batch = Batch::with_gaps(sequences.iter().copied(), 4);
+        let logits = encoder.logits(&batch, Mode::Train { dropout_seed: 3 }).unwrap();
+        logits.get(0).unwrap().to_vec1::<f64>().unwrap()
+    };
+    let (alone, together) = (logits(&[&[1, 4, 2]]), logits(&[&[1, 4, 2], &[5, 4, 3, 1, 0]]));
+    assert!(alone.iter().zip(together).all(|(a, b)| (a - b).abs() < 1e-12));
+}
+
 #[test]
 fn a_weight_without_a_gradient_is_named() {
     let (encoder, _) = random_model(&mut seeded(7), 0.0);

@@ -123,7 +123,7 @@ fn the_schedule_rises_and_falls() {
     assert!(rates[..4].is_sorted() && rates[4..].iter().rev().is_sorted() && rates[9] > 0.0);
     assert_eq!(Schedule::new(1.0, 0, 1).unwrap().lr(0), 1.0);
     for peak in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-        assert_says(&message(Schedule::new(peak, 1, 2)), &["learning rate", &peak.to_string()]);
+        assert_says(&message(Schedule::new(peak, 1, 2)), &["peak", &peak.to_string()]);
     }
     assert_says(&message(Schedule::new(1e-3, 11, 10)), &["warmup", "at most steps = 10"]);
     assert_says(&message(Schedule::new(1e-3, 0, 0)), &["steps"]);
@@ -131,7 +131,7 @@ fn the_schedule_rises_and_falls() {
 
 #[test]
 fn the_optimizer_refuses_what_would_ruin_the_weights() {
-    let (encoder, tokenizer, corpus) = lab_model();
+    let (mut encoder, tokenizer, corpus) = lab_model();
     assert_says(&message(AdamW::new(&encoder, AdamWConfig { beta1: 1.0, ..Default::default() })), &["beta1"]);
     let mut optimizer = AdamW::new(&encoder, AdamWConfig::default()).unwrap();
     let masker = Masker::new(&tokenizer, Masking::default()).unwrap();
@@ -139,12 +139,15 @@ fn the_optimizer_refuses_what_would_ruin_the_weights() {
     let batch = Batch::masked([ids.as_slice()], &masker, &mut seeded(0)).unwrap();
     let mut gradients = encoder.gradients(&encoder.loss(&batch, Mode::Evaluate).unwrap()).unwrap();
     for lr in [f64::NAN, f64::INFINITY, -1.0] {
-        assert_says(&message(optimizer.step(&encoder, &gradients, lr)), &["lr", &lr.to_string()]);
+        assert_says(&message(optimizer.step(&mut encoder, &gradients, lr)), &["lr", &lr.to_string()]);
     }
     assert_says(&message(gradients.clip(0.0)), &["max_norm"]);
-    let other = ModelConfig { layers: 1, ..encoder.config().clone() };
-    let other = Encoder::new(&Params::init(&other, &mut seeded(0)).unwrap(), DType::F32, &Device::Cpu).unwrap();
-    assert_says(&message(optimizer.step(&other, &gradients, 1e-3)), &["gradients"]);
+    for other in [ModelConfig { layers: 1, ..encoder.config().clone() }, ModelConfig::new(50)] {
+        let params = Params::init(&other, &mut seeded(0)).unwrap();
+        let mut other = Encoder::new(&params, DType::F32, &Device::Cpu).unwrap();
+        assert_says(&message(optimizer.step(&mut other, &gradients, 1e-3)), &["gradients"]);
+        assert_eq!(other.params().unwrap(), params);
+    }
     assert_eq!(optimizer.steps(), 0);
 }
 
@@ -178,6 +181,10 @@ fn predictions_are_probabilities_in_order() {
     assert!(!filled.filled.contains("[MASK]"));
     assert_says(&message(fill_mask(&encoder, &tokenizer, "no gap here", 5)), &["[MASK]", "no gap here"]);
     assert_says(&message(fill_mask(&encoder, &tokenizer, "the [MASK]", 0)), &["top_k", "at least 1"]);
+    let words = Params::init(&ModelConfig::new(60), &mut seeded(0)).unwrap();
+    let smaller = Encoder::new(&words, DType::F32, &Device::Cpu).unwrap();
+    assert_says(&message(fill_mask(&smaller, &tokenizer, "the lazy [MASK]", 5)), &["below vocab = 60"]);
+    assert_says(&message(recovery(&smaller, &tokenizer, &five_sentences().unwrap())), &["below vocab = 60"]);
     let long = format!("{} [MASK]", "the ".repeat(40));
     assert_says(&message(fill_mask(&encoder, &tokenizer, &long, 5)), &["text", "at most 32 tokens", "got 43"]);
 }

@@ -99,6 +99,22 @@ fn long_sentences_lose_their_end_and_are_counted() {
 }
 
 #[test]
+fn sentences_without_a_known_word_are_left_out_and_counted() {
+    let tokenizer = pieces().unwrap();
+    let corpus = Corpus::from_lines(["he plays", "\u{4e2d}\u{6587}", "\u{200b}", "she works"]).unwrap();
+    let encoded = tokenizer.encode_corpus(&corpus, 32).unwrap();
+    assert_eq!((encoded.sequences.len(), encoded.skipped, encoded.truncated), (2, 2, 0));
+}
+
+#[test]
+fn characters_that_stand_alone_take_one_place_only() {
+    let signs: String = ('\u{4e00}'..).take(90).collect();
+    let tokenizer = Tokenizer::train(&Corpus::from_lines([signs.as_str()]).unwrap(), 100, true).unwrap();
+    let ids = tokenizer.encode(&signs).unwrap();
+    assert!(!ids.contains(&tokenizer.special().unk));
+}
+
+#[test]
 fn files_round_trip_and_vocab_txt_loads() {
     let folder = tempfile::tempdir().unwrap();
     let trained = pieces().unwrap();
