@@ -160,7 +160,8 @@ def run(connection_file):
         if kernel:
             end_group(kernel)
         if folder != WARM:
-            shutil.rmtree(folder, ignore_errors=True)
+            # In a session of its own: Jupyter kills a kernel that takes more than a few seconds to end.
+            subprocess.Popen(["rm", "-rf", folder], start_new_session=True)
 
 
 def configure(folder):
