@@ -119,8 +119,9 @@ def test_notebook_08_recovers_every_word_and_shows_its_figures():
     (last_loss,) = re.findall(r"epoch 5  loss ([0-9.]+)", text)
     assert float(last_loss) <= 0.15
     figures = [out.data["text/html"] for cell in cells for out in cell.outputs if "text/html" in out.get("data", {})]
-    drawings = sum("data:image/svg+xml;base64," in figure for figure in figures)
-    assert (drawings, len(figures)) == (3, 8)
+    images = [out.data["image/svg+xml"] for cell in cells for out in cell.outputs if "image/svg+xml" in out.get("data", {})]
+    assert (len(images), len(figures)) == (3, 8)
+    assert sum("data:image/svg+xml;base64," in figure for figure in figures) == len(images)
 
 
 def test_any_cell_of_notebook_08_runs_again_and_trains_to_the_same_numbers(kernel):

@@ -69,8 +69,12 @@ impl Figure {
             .join("\n")
     }
 
-    /// Shows the figure as the output of a notebook cell; the Rust kernel calls it for the last expression of a cell.
+    /// Shows the figure as the output of a notebook cell; the Rust kernel calls it for the last expression of a cell. A
+    /// single drawing goes out as an image too, for tools that take those from a notebook.
     pub fn evcxr_display(&self) {
+        if let [Part::Svg { source, .. }] = self.parts.as_slice() {
+            evcxr_runtime::mime_type("image/svg+xml").text(source);
+        }
         evcxr_runtime::mime_type("text/html").text(self.to_html());
     }
 
