@@ -44,7 +44,10 @@ KERNEL_CONFIG = """\
 [evcxr]
 opt_level = "0"
 """
-# What a kernel runs when it starts. The variable makes it load its type inference; it does not outlive the line.
+# What a kernel runs when it starts. It has then built a crate without dependencies already, whereby cargo emptied the
+# lock file; put back, it keeps the kernel to the versions that the repository was tested with, and off the network.
+RESTORE_LOCK = "std::fs::copy({source}, {target}).unwrap();\n"
+# The variable makes the kernel load its type inference; it does not outlive the line.
 LOAD_LIBRARY = f":dep mlm_core = {{ path = {json.dumps(str(ROOT / 'mlm_core'))} }}\n"
 LOAD_INFERENCE = "let ready = vec![0u8]; drop(ready);\n"
 
@@ -73,7 +76,7 @@ def fingerprint():
     files = [ROOT / "Cargo.lock", ROOT / "mlm_core/Cargo.toml", *sorted((ROOT / "mlm_core/src").rglob("*.rs"))]
     for file in files:
         digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes() + b"\0")
-    digest.update(json.dumps([CARGO_CONFIG, KERNEL_CONFIG, LOAD_LIBRARY, LOAD_INFERENCE]).encode())
+    digest.update(json.dumps([CARGO_CONFIG, KERNEL_CONFIG, RESTORE_LOCK, LOAD_LIBRARY, LOAD_INFERENCE]).encode())
     digest.update(subprocess.run(["rustc", "-vV"], capture_output=True, check=True).stdout)
     digest.update((LAB / ".crates.toml").read_bytes())
     return digest.hexdigest()
@@ -91,8 +94,6 @@ def warm():
 
     STAMP.unlink(missing_ok=True)
     WARM.mkdir(parents=True, exist_ok=True)
-    # The notebooks use the versions that the repository was tested with.
-    shutil.copyfile(ROOT / "Cargo.lock", WARM / "Cargo.lock")
     print("setup: compiling the library for the notebooks (about 2 minutes on 2 cores, once)", flush=True)
     done = threading.Event()
     progress = threading.Thread(target=show_progress, args=(done,))
@@ -169,10 +170,11 @@ def configure(folder):
     config = folder / "config"
     config.mkdir(parents=True, exist_ok=True)
     (config / "evcxr.toml").write_text(KERNEL_CONFIG)
+    lock = [json.dumps(str(place / "Cargo.lock")) for place in (ROOT, folder)]
+    (config / "init.evcxr").write_text(RESTORE_LOCK.format(source=lock[0], target=lock[1]))
     # When the library has changed since the warm folder was made, the notebook's `:dep` compiles it and shows its errors.
     if folder != WARM and is_warm(fingerprint()):
-        (config / "init.evcxr").write_text(LOAD_LIBRARY)
-        (config / "prelude.rs").write_text(LOAD_INFERENCE)
+        (config / "prelude.rs").write_text(LOAD_LIBRARY + LOAD_INFERENCE)
     # A start-up of our own instead of the user's, which could add dependencies.
     return {"EVCXR_TMPDIR": str(folder), "EVCXR_CONFIG_DIR": str(config)}
 
@@ -192,7 +194,6 @@ def seed(folder):
     shutil.rmtree(folder, ignore_errors=True)
     if not STAMP.exists():  # not made yet, or just being made
         folder.mkdir(parents=True)
-        shutil.copyfile(ROOT / "Cargo.lock", folder / "Cargo.lock")
         return
 
     def copy(source, target):

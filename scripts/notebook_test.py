@@ -22,10 +22,10 @@ IMPORTS = ':dep mlm_core = { path = "../mlm_core" }\nuse mlm_core::*;\nuse mlm_c
 class Kernel:
     """A Rust kernel, started as Jupyter starts it."""
 
-    def __init__(self):
+    def __init__(self, **environment):
         before = set(KERNELS.glob("*"))
         self.manager = KernelManager(kernel_name="rust")
-        self.manager.start_kernel(cwd=ROOT / "notebooks")
+        self.manager.start_kernel(cwd=ROOT / "notebooks", env={**os.environ, **environment})
         self.client = self.manager.blocking_client()
         self.client.start_channels()
         try:
@@ -158,12 +158,23 @@ def test_errors_are_sentences_and_keep_the_variables(kernel):
     assert "[1]" in kernel.expect('println!("[{}]", corpus.len());')
 
 
+def test_a_kernel_works_without_a_network():
+    kernel = Kernel(CARGO_HTTP_PROXY="127.0.0.1:9")  # where nobody listens
+    try:
+        kernel.expect(IMPORTS)
+        assert "[2]" in kernel.expect('println!("[{}]", Corpus::from_lines(["a", "b"])?.len());')
+    finally:
+        kernel.end()
+
+
 def test_a_busy_kernel_leaves_nothing_behind():
     kernel = Kernel()
-    kernel.client.execute("loop {}")
-    time.sleep(3)
-    assert is_running(kernel.folder)
-    kernel.end()
+    try:
+        kernel.client.execute("loop {}")
+        time.sleep(3)
+        assert is_running(kernel.folder)
+    finally:
+        kernel.end()
     assert within_seconds(20, lambda: not kernel.folder.exists() and not is_running(kernel.folder))
 
 
