@@ -94,7 +94,7 @@ def warm():
 
     STAMP.unlink(missing_ok=True)
     WARM.mkdir(parents=True, exist_ok=True)
-    print("setup: compiling the library for the notebooks (about 2 minutes on 2 cores, once)", flush=True)
+    print("setup: compiling the library for the notebooks (2 to 5 minutes on 2 cores, once)", flush=True)
     done = threading.Event()
     progress = threading.Thread(target=show_progress, args=(done,))
     progress.start()
