@@ -104,7 +104,7 @@ def warm():
         manager.start_kernel(cwd=ROOT / "notebooks", env={**os.environ, IN_WARM_FOLDER: "1"})
         client = manager.blocking_client()
         client.start_channels()
-        client.wait_for_ready(timeout=60)
+        client.wait_for_ready(timeout=300)
         reply = client.execute_interactive(
             LOAD_LIBRARY + LOAD_INFERENCE,
             timeout=None,

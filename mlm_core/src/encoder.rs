@@ -14,8 +14,8 @@
 //! ```
 //!
 //! Candle 0.11 has operations whose gradients are missing or wrong without a word: `candle_nn::LayerNorm` and
-//! `candle_nn::ops::softmax_last_dim` have none, and that of `Tensor::gelu_erf` has a constant rounded to six digits. Hence LayerNorm and
-//! GELU are spelled out here, and softmax is `candle_nn::ops::softmax`.
+//! `candle_nn::ops::softmax_last_dim` have none, and that of `Tensor::gelu_erf` has a constant rounded to six digits.
+//! Hence LayerNorm and GELU are spelled out here, and softmax is `candle_nn::ops::softmax`.
 
 use std::collections::HashMap;
 use std::fmt;
