@@ -5,6 +5,7 @@
 
 import argparse
 import pathlib
+import queue
 import re
 import sys
 import time
@@ -12,6 +13,8 @@ import time
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+from stderr_fence import PATIENCE, StderrFence
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -30,19 +33,39 @@ class PrintingClient(NotebookClient):
         self.seconds = []
         self.cell = None
         self.complained = False
+        self.fence = StderrFence()
+        self.on_notebook_start = self.start
         self.on_cell_execute = self.start_cell
         self.on_cell_executed = self.end_cell
+
+    async def start(self, notebook):
+        await self.kc.execute_interactive(self.fence.code, allow_stdin=False, output_hook=lambda message: None)
 
     def start_cell(self, cell, cell_index):
         self.cell = cell
         self.started = time.monotonic()
 
-    def end_cell(self, cell, cell_index, execute_reply):
+    async def end_cell(self, cell, cell_index, execute_reply):
         self.seconds.append(time.monotonic() - self.started)
+        if execute_reply["content"]["status"] == "ok":
+            await self.hear_out(cell, cell_index)
         code = cell.source.strip().splitlines()
         print(f"[{len(self.seconds):2}] {self.seconds[-1]:6.2f} s  {code[0] if code else ''}", flush=True)
         if self.complained:
             raise CellFailed("the cell panicked or returned an error, see above")
+
+    async def hear_out(self, cell, cell_index):
+        """Takes what the kernel says of a cell after it has called it done."""
+        self.fence.ask()
+        while True:
+            try:
+                message = await self.kc.get_iopub_msg(timeout=PATIENCE)
+            except queue.Empty:
+                raise CellFailed("the process that runs the cells does not answer") from None
+            if self.fence.is_answer(message):
+                return
+            if message["msg_type"] == "stream":
+                self.output(cell.outputs, message, None, cell_index)
 
     def output(self, outs, msg, display_id, cell_index):
         if msg["msg_type"] == "stream":
@@ -69,6 +92,8 @@ def execute(path, write):
         client.execute()
     except (CellFailed, CellExecutionError, DeadKernelError, RuntimeError) as error:
         failure = error
+    finally:
+        client.fence.close()
     renumber(notebook)
     EXECUTED.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, EXECUTED / path.name)

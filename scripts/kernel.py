@@ -10,14 +10,18 @@ loads the library, and what it needs to infer the types of variables, while it s
 would otherwise be spent in the first two cells, when the student is waiting.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import pathlib
+import platform
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -27,6 +31,7 @@ WARM = LAB / "warm"
 STAMP = LAB / "warm.stamp"
 KERNELS = LAB / "kernels"
 SPEC = pathlib.Path(sys.prefix) / "share/jupyter/kernels/rust"
+HOST = re.sub(r"[^A-Za-z0-9]", "_", platform.node())
 
 # Set where the kernel is to compile in the warm folder itself.
 IN_WARM_FOLDER = "MLM_LAB_WARM"
@@ -44,11 +49,20 @@ KERNEL_CONFIG = """\
 [evcxr]
 opt_level = "0"
 """
+# Features of the library that the notebooks use: `cuda` or `metal`; see README.md.
+FEATURES = os.environ.get("MLM_LAB_FEATURES", "").split()
+
+
+def quoted(value):
+    """Strings as Rust and TOML write them. Letters outside ASCII stay: Rust does not know JSON's `\\u00e9`."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 # What a kernel runs when it starts. It has then built a crate without dependencies already, whereby cargo emptied the
 # lock file; put back, it keeps the kernel to the versions that the repository was tested with, and off the network.
 RESTORE_LOCK = "std::fs::copy({source}, {target}).unwrap();\n"
 # The variable makes the kernel load its type inference; it does not outlive the line.
-LOAD_LIBRARY = f":dep mlm_core = {{ path = {json.dumps(str(ROOT / 'mlm_core'))} }}\n"
+LOAD_LIBRARY = f":dep mlm_core = {{ path = {quoted(str(ROOT / 'mlm_core'))}, features = {quoted(FEATURES)} }}\n"
 LOAD_INFERENCE = "let ready = vec![0u8]; drop(ready);\n"
 
 
@@ -60,7 +74,7 @@ def install():
         "language": "rust",
         "interrupt_mode": "message",
     }
-    (SPEC / "kernel.json").write_text(json.dumps(spec, indent=2) + "\n")
+    (SPEC / "kernel.json").write_text(json.dumps(spec, indent=2) + "\n", encoding="utf-8")
     # Cargo reads it in all folders below.
     (LAB / ".cargo").mkdir(exist_ok=True)
     (LAB / ".cargo/config.toml").write_text(CARGO_CONFIG)
@@ -78,7 +92,8 @@ def fingerprint():
         digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes() + b"\0")
     digest.update(json.dumps([CARGO_CONFIG, KERNEL_CONFIG, RESTORE_LOCK, LOAD_LIBRARY, LOAD_INFERENCE]).encode())
     digest.update(subprocess.run(["rustc", "-vV"], capture_output=True, check=True).stdout)
-    digest.update((LAB / ".crates.toml").read_bytes())
+    kernel = (LAB / "bin/evcxr_jupyter").resolve()
+    digest.update(f"{kernel} {kernel.stat().st_size} {kernel.stat().st_mtime_ns}".encode())
     return digest.hexdigest()
 
 
@@ -135,21 +150,21 @@ def show_progress(done):
 
 
 def run(connection_file):
-    folder = WARM if IN_WARM_FOLDER in os.environ else KERNELS / str(os.getpid())
+    parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
-    kernel = None
+    folder, lock, kernel = WARM, None, None
     try:
-        if folder != WARM:
+        if IN_WARM_FOLDER not in os.environ:
             sweep()
+            folder, lock = claim()
             seed(folder)
         kernel = subprocess.Popen(
             [LAB / "bin/evcxr_jupyter", "--control_file", connection_file],
             env={**os.environ, **configure(folder)},
             stdout=subprocess.DEVNULL,
         )
-        parent = os.getppid()
         while os.getppid() == parent:  # else Jupyter died without ending its kernels
             try:
                 sys.exit(kernel.wait(timeout=2))
@@ -160,9 +175,9 @@ def run(connection_file):
             signal.signal(number, signal.SIG_IGN)
         if kernel:
             end_group(kernel)
-        if folder != WARM:
+        if lock:
             # In a session of its own: Jupyter kills a kernel that takes more than a few seconds to end.
-            subprocess.Popen(["rm", "-rf", folder], start_new_session=True)
+            subprocess.Popen(["rm", "-rf", folder, lock.name], start_new_session=True)
 
 
 def configure(folder):
@@ -170,11 +185,11 @@ def configure(folder):
     config = folder / "config"
     config.mkdir(parents=True, exist_ok=True)
     (config / "evcxr.toml").write_text(KERNEL_CONFIG)
-    lock = [json.dumps(str(place / "Cargo.lock")) for place in (ROOT, folder)]
-    (config / "init.evcxr").write_text(RESTORE_LOCK.format(source=lock[0], target=lock[1]))
+    lock = [quoted(str(place / "Cargo.lock")) for place in (ROOT, folder)]
+    (config / "init.evcxr").write_text(RESTORE_LOCK.format(source=lock[0], target=lock[1]), encoding="utf-8")
     # When the library has changed since the warm folder was made, the notebook's `:dep` compiles it and shows its errors.
     if folder != WARM and is_warm(fingerprint()):
-        (config / "prelude.rs").write_text(LOAD_LIBRARY + LOAD_INFERENCE)
+        (config / "prelude.rs").write_text(LOAD_LIBRARY + LOAD_INFERENCE, encoding="utf-8")
     # A start-up of our own instead of the user's, which could add dependencies.
     return {"EVCXR_TMPDIR": str(folder), "EVCXR_CONFIG_DIR": str(config)}
 
@@ -188,12 +203,31 @@ def end_group(kernel):
         os.killpg(os.getpgrp(), signal.SIGTERM)
 
 
+def claim():
+    """Makes a folder for a kernel, and a lock file beside it that is held as long as the kernel runs."""
+    KERNELS.mkdir(exist_ok=True)
+    while True:
+        lock = tempfile.NamedTemporaryFile(dir=KERNELS, prefix=f"{HOST}-{os.getpid()}-", suffix=".lock", delete=False)
+        hold(lock)
+        if os.path.exists(lock.name):  # else another kernel has swept it away before it was held
+            folder = pathlib.Path(lock.name).with_suffix("")
+            folder.mkdir()
+            return folder, lock
+
+
+def hold(lock):
+    """Takes a lock that the system gives back when the process ends; returns whether nobody else has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+
+
 def seed(folder):
     """Copies the warm folder. Large files of the compiler are linked, not copied: it replaces a file when it changes.
     Cargo writes over its own notes, which are small, so these must be copies."""
-    shutil.rmtree(folder, ignore_errors=True)
     if not STAMP.exists():  # not made yet, or just being made
-        folder.mkdir(parents=True)
         return
 
     def copy(source, target):
@@ -205,18 +239,21 @@ def seed(folder):
                 pass
         shutil.copy2(source, target)
 
-    shutil.copytree(WARM, folder, copy_function=copy, symlinks=True)
+    shutil.copytree(WARM, folder, copy_function=copy, symlinks=True, dirs_exist_ok=True)
 
 
 def sweep():
-    """Removes the folders of kernels that were killed before they could do it."""
-    for folder in KERNELS.glob("*"):
+    """Removes the folders of kernels that were killed before they could do it. Those of another computer that shares
+    the folder stay: whether it holds their locks cannot be seen from everywhere."""
+    for path in KERNELS.glob(f"{HOST}-*.lock"):
         try:
-            os.kill(int(folder.name), 0)
-        except ProcessLookupError:
-            shutil.rmtree(folder, ignore_errors=True)
-        except (ValueError, PermissionError):
-            pass
+            lock = path.open()
+        except OSError:  # its kernel has just ended
+            continue
+        with lock:
+            if hold(lock):
+                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+                path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def test_any_cell_of_notebook_08_runs_again_and_trains_to_the_same_numbers(kerne
 
 def test_gradients_of_variables_from_different_cells(kernel):
     kernel.expect(IMPORTS)
-    kernel.expect("let device = device::pick(); let w = Var::new(&[1f32, 2., 3.], &device)?;")
+    kernel.expect("let device = pick_device(); let w = Var::new(&[1f32, 2., 3.], &device)?;")
     kernel.expect("let b = Var::new(&[10f32, 20., 30.], &device)?;")
     kernel.expect("let sum = (w.as_tensor() * b.as_tensor())?.affine(2.0, 0.0)?.sum_all()?;")
     kernel.expect("let slopes = sum.backward()?;")

@@ -121,14 +121,24 @@ impl Batch {
         self.input_ids.len()
     }
 
-    /// What the model sees of one sequence.
-    pub fn sequence(&self, index: usize) -> &[u32] {
-        &self.input_ids[self.offsets[index]..self.offsets[index + 1]]
+    /// What the model sees of one sequence, counted from 0.
+    ///
+    /// # Errors
+    /// When the batch has no such sequence, or its parts do not fit together.
+    pub fn sequence(&self, index: usize) -> Result<&[u32]> {
+        let ends = self.offsets.windows(2).nth(index);
+        ends.and_then(|ends| self.input_ids.get(ends[0]..ends[1])).ok_or_else(|| match self.validate() {
+            Ok(()) => {
+                let expected = format!("an index below {}, the number of sequences", self.sequences());
+                Error::argument("index", expected, index)
+            }
+            Err(error) => error,
+        })
     }
 
     /// The length of the longest sequence (`seq`).
     pub fn longest(&self) -> usize {
-        self.offsets.windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0)
+        self.offsets.windows(2).map(|ends| ends[1].saturating_sub(ends[0])).max().unwrap_or(0)
     }
 
     /// Each token's place, in order.

@@ -162,7 +162,7 @@ impl Encoder {
     /// # Errors
     /// When the device fails.
     pub fn params(&self) -> Result<Params> {
-        let mut params = Params::zeros(&self.config)?;
+        let mut params = Params::zeros_with_room(&self.config, 1)?;
         for (name, weight) in &self.weights {
             params.set(name, &weight.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?)?;
         }

@@ -24,7 +24,7 @@ pub struct Evaluation {
     pub masked: usize,
 }
 
-/// Evaluates without dropout on batches whose masks stay the same ([`crate::batch::DataLoader::fixed`]). Every masked
+/// Evaluates without dropout on batches whose masks stay the same ([`crate::DataLoader::fixed`]). Every masked
 /// token weighs the same, whatever batch it is in.
 ///
 /// # Errors
@@ -67,6 +67,8 @@ pub struct WordRecovery {
 pub struct Recovery {
     /// All words, sentence by sentence.
     pub words: Vec<WordRecovery>,
+    /// How many sentences were too long for the model and lost their end, whose words are not among those above.
+    pub truncated: usize,
 }
 
 impl Recovery {
@@ -76,40 +78,55 @@ impl Recovery {
     }
 }
 
-/// Masks every word of every sentence of the corpus alone and asks the model for it.
+/// How many sequences go through the model together. More would not be faster, and a longer batch needs more memory.
+const RECOVERY_BATCH: usize = 32;
+
+/// Masks every word of every sentence of the corpus alone and asks the model for it. A sentence that is too long for
+/// the model loses its end, as in [`Tokenizer::encode_corpus`].
 ///
 /// # Errors
-/// When a sentence is too long for the model.
+/// When the tokenizer's vocabulary is larger than the model's.
 pub fn recovery(encoder: &Encoder, tokenizer: &Tokenizer, corpus: &Corpus) -> Result<Recovery> {
-    let mut words = Vec::new();
+    let mut truncated = 0;
+    let (mut sequences, mut tasks) = (Vec::with_capacity(corpus.len()), Vec::new());
     for (sentence, text) in corpus.sentences().iter().enumerate() {
-        let ids = tokenizer.encode(text)?;
-        for word in tokenizer.words(&ids) {
-            let mut input_ids = ids.clone();
-            input_ids[word.clone()].fill(tokenizer.special().mask);
-            let targets = ids[word.clone()].to_vec();
-            let batch = Batch {
-                offsets: vec![0, input_ids.len()],
-                input_ids,
-                masked_rows: word.clone().collect(),
-                treatments: vec![Treatment::Mask; word.len()],
-                targets,
-            };
-            encoder.check_ids("text", &batch.targets)?;
-            let scores = log_probabilities(encoder, &batch)?;
+        let mut ids = tokenizer.encode(text)?;
+        truncated += usize::from(tokenizer.truncate(&mut ids, encoder.config().max_len));
+        encoder.check_ids("text", &ids)?;
+        tasks.extend(tokenizer.words(&ids).into_iter().map(|word| (sentence, word)));
+        sequences.push(ids);
+    }
+    let mut words = Vec::with_capacity(tasks.len());
+    for tasks in tasks.chunks(RECOVERY_BATCH) {
+        let mut batch = Batch::with_gaps([], tokenizer.special().mask);
+        for (sentence, word) in tasks {
+            let ids = &sequences[*sentence];
+            let start = batch.tokens();
+            batch.input_ids.extend_from_slice(ids);
+            batch.offsets.push(batch.tokens());
+            for position in word.clone() {
+                batch.input_ids[start + position] = tokenizer.special().mask;
+                batch.masked_rows.push(start + position);
+                batch.targets.push(ids[position]);
+                batch.treatments.push(Treatment::Mask);
+            }
+        }
+        let mut scores = log_probabilities(encoder, &batch)?.into_iter();
+        for (sentence, word) in tasks {
+            let targets = &sequences[*sentence][word.clone()];
+            let scores: Vec<Vec<f64>> = scores.by_ref().take(targets.len()).collect();
             let predicted: Vec<u32> = scores.iter().map(|scores| best(scores) as u32).collect();
-            let pieces = scores.iter().zip(&batch.targets);
-            let log_probability: f64 = pieces.map(|(scores, &target)| scores[target as usize]).sum();
+            let log_probability: f64 = scores.iter().zip(targets).map(|(scores, &id)| scores[id as usize]).sum();
             words.push(WordRecovery {
-                sentence,
-                word: spell(tokenizer, &batch.targets),
+                sentence: *sentence,
+                word: spell(tokenizer, targets),
                 predicted: spell(tokenizer, &predicted),
                 probability: log_probability.exp(),
-                recovered: predicted == batch.targets,
+                recovered: predicted == targets,
             });
         }
     }
-    Ok(Recovery { words })
+    Ok(Recovery { words, truncated })
 }
 
 /// log softmax of the logits at each masked row, in f64.
@@ -119,7 +136,7 @@ pub(crate) fn log_probabilities(encoder: &Encoder, batch: &Batch) -> Result<Vec<
     Ok(log_softmax(&logits, D::Minus1)?.to_vec2()?)
 }
 
-/// The most likely token; of several, the first, as [`crate::predict::fill_mask`] has it.
+/// The most likely token; of several, the first, as [`crate::fill_mask`] has it.
 fn best(scores: &[f64]) -> usize {
     (0..scores.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0)
 }

@@ -21,7 +21,7 @@
 //! let corpus = Corpus::from_lines(["the cake is a lie", "to be or not to be"])?;
 //! let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
 //! let config = ModelConfig::new(tokenizer.vocab());
-//! let mut encoder = Encoder::new(&Params::init(&config, &mut rng)?, DType::F32, &device::pick())?;
+//! let mut encoder = Encoder::new(&Params::init(&config, &mut rng)?, DType::F32, &pick_device())?;
 //! let mut optimizer = AdamW::new(&encoder, AdamWConfig::default())?;
 //!
 //! let masker = Masker::new(&tokenizer, Masking::default())?;
@@ -44,44 +44,48 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
-pub mod corpus;
-pub mod tokenizer;
+// The modules are private: a notebook says `use mlm_core::*`, and a module called `tokenizer` would stand in for every
+// variable of that name that is missing. Only those whose functions are called through them are public.
+mod corpus;
+mod tokenizer;
 
-pub mod masking;
+mod masking;
 
-pub mod batch;
+mod batch;
 
-pub mod config;
-pub mod device;
+mod config;
+mod device;
 mod dropout;
-pub mod encoder;
-pub mod params;
+mod encoder;
+mod memory;
+mod params;
 
-pub mod optimizer;
+mod optimizer;
 
-pub mod evaluate;
-pub mod history;
-pub mod predict;
+mod evaluate;
+mod history;
+mod predict;
 
-pub mod figure;
+mod figure;
 pub mod markup;
 pub mod plot;
 
-pub mod error;
+mod error;
 
-pub use batch::{Batch, DataLoader, PaddedBatch};
+pub use batch::{Batch, DataLoader, Epoch, IGNORED_LABEL, PaddedBatch};
 pub use config::ModelConfig;
 pub use corpus::{Corpus, Layout};
-pub use encoder::{Encoder, Gradients, Mode};
+pub use device::pick_device;
+pub use encoder::{Encoded, Encoder, Gradients, Mode};
 pub use error::{Error, Result};
-pub use evaluate::{Evaluation, Recovery, evaluate, recovery};
+pub use evaluate::{Evaluation, Recovery, WordRecovery, evaluate, recovery};
 pub use figure::Figure;
 pub use history::{EpochRecord, History};
-pub use masking::{Masker, Masking, Treatment};
+pub use masking::{MaskedTokens, Masker, Masking, Treatment};
 pub use optimizer::{AdamW, AdamWConfig, Schedule};
 pub use params::Params;
 pub use predict::{FilledMask, Prediction, fill_mask};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{EncodedCorpus, SPECIAL_TOKENS, SpecialIds, Tokenizer};
 
 pub use candle_core;
 pub use candle_nn;

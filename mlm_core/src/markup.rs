@@ -45,7 +45,7 @@ pub fn masked_tokens(batch: &Batch, tokenizer: &Tokenizer) -> Result<Figure> {
     let mut row = 0;
     for sequence in 0..batch.sequences() {
         html.push_str("<div>");
-        for &id in batch.sequence(sequence) {
+        for &id in batch.sequence(sequence)? {
             let token = tokenizer.token(id);
             let chosen = masked.next_if(|&(_, &masked_row)| masked_row == row);
             let (style, below) = match chosen {

@@ -150,14 +150,21 @@ impl Schedule {
         Ok(Self { peak, warmup, steps })
     }
 
-    /// The learning rate of a step, counted from 0; 0 after the last.
-    pub fn lr(&self, step: usize) -> f64 {
+    /// The learning rate of a step, counted from 0.
+    ///
+    /// # Errors
+    /// After the last step, where the rate would be 0: the model would go on without learning.
+    pub fn lr(&self, step: usize) -> Result<f64> {
         if step < self.warmup {
-            self.peak * (step + 1) as f64 / self.warmup as f64
+            Ok(self.peak * (step + 1) as f64 / self.warmup as f64)
         } else if step < self.steps {
-            self.peak * (self.steps - step) as f64 / (self.steps - self.warmup) as f64
+            Ok(self.peak * (self.steps - step) as f64 / (self.steps - self.warmup) as f64)
         } else {
-            0.0
+            let expected = format!(
+                "a step below {}, where the schedule ends with a learning rate of 0 (to train on, make a longer schedule)",
+                self.steps
+            );
+            Err(Error::argument("step", expected, step))
         }
     }
 }

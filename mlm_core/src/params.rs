@@ -10,6 +10,7 @@ use rand_distr::{Distribution, Normal};
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::memory;
 
 /// All weights: f32, one after the other in the order of [`Params::names`].
 #[derive(Clone, PartialEq)]
@@ -40,7 +41,7 @@ impl Params {
     /// starts as the identity (weight 1, bias 0).
     ///
     /// # Errors
-    /// When the configuration cannot work or its weights would not fit in memory.
+    /// When the configuration cannot work, or the memory has no room for training its model: see [`Params::zeros`].
     pub fn init(config: &ModelConfig, rng: &mut StdRng) -> Result<Self> {
         let mut params = Self::zeros(config)?;
         let normal = Normal::new(0.0, config.initializer_range)
@@ -59,24 +60,27 @@ impl Params {
     /// All weights 0: the place to put weights from elsewhere.
     ///
     /// # Errors
-    /// When the configuration cannot work or its weights would not fit in memory.
+    /// When the configuration cannot work, or the memory that is available has no room for training its model: the
+    /// weights, their gradients and the two moments of [`crate::AdamW`].
     pub fn zeros(config: &ModelConfig) -> Result<Self> {
+        Self::zeros_with_room(config, memory::TRAINING)
+    }
+
+    /// All weights 0, if there is room for `numbers` numbers for each of them.
+    pub(crate) fn zeros_with_room(config: &ModelConfig, numbers: usize) -> Result<Self> {
         config.validate()?;
-        let mut entries = Vec::new();
-        let mut end = 0usize;
-        for (name, shape) in shapes(config) {
-            let size = shape.iter().try_fold(1usize, |size, &dim| size.checked_mul(dim));
-            let Some(next) = size.and_then(|size| end.checked_add(size)) else {
-                return Err(too_large(config, &name, &shape));
-            };
-            entries.push(Entry { name, shape, range: end..next });
-            end = next;
+        let shapes = shapes(config);
+        let size = |shape: &[usize]| shape.iter().fold(1, |size: usize, &dim| size.saturating_mul(dim));
+        let parameters = shapes.iter().fold(0, |sum: usize, (_, shape)| sum.saturating_add(size(shape)));
+        let mut values = memory::reserve(config, parameters, numbers)?;
+        values.resize(parameters, 0.0);
+        let mut entries = Vec::with_capacity(shapes.len());
+        let mut end = 0;
+        for (name, shape) in shapes {
+            let start = end;
+            end += size(&shape);
+            entries.push(Entry { name, shape, range: start..end });
         }
-        let mut values = Vec::new();
-        if values.try_reserve_exact(end).is_err() {
-            return Err(too_large(config, "the weights", &[end]));
-        }
-        values.resize(end, 0.0);
         let index = entries.iter().enumerate().map(|(nth, entry)| (entry.name.clone(), nth)).collect();
         Ok(Self { config: config.clone(), entries, index, values })
     }
@@ -137,14 +141,6 @@ impl Params {
             Error::argument("name", "the name of a tensor such as bert.embeddings.word_embeddings.weight", name)
         })
     }
-}
-
-fn too_large(config: &ModelConfig, what: &str, shape: &[usize]) -> Error {
-    let ModelConfig { vocab, d_model, layers, d_ff, max_len, .. } = config;
-    let actual = format!(
-        "{what} {shape:?} with vocab {vocab}, d_model {d_model}, layers {layers}, d_ff {d_ff}, max_len {max_len}"
-    );
-    Error::argument("config", "a model whose weights fit in memory", actual)
 }
 
 /// Name and shape of each tensor, from the input to the output. A linear layer from `n` to `m` has a weight of shape

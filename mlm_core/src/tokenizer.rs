@@ -246,11 +246,7 @@ impl Tokenizer {
         let (mut sequences, mut truncated, mut skipped) = (Vec::with_capacity(encodings.len()), 0, 0);
         for encoding in &encodings {
             let mut ids = encoding.get_ids().to_vec();
-            let too_long = ids.len() > max_len;
-            if too_long {
-                ids.truncate(max_len - 1);
-                ids.push(self.special.sep);
-            }
+            let too_long = self.truncate(&mut ids, max_len);
             if ids.iter().all(|&id| self.special.contains(id)) {
                 skipped += 1;
                 continue;
@@ -259,6 +255,16 @@ impl Tokenizer {
             sequences.push(ids);
         }
         Ok(EncodedCorpus { sequences, truncated, skipped })
+    }
+
+    /// Cuts a sequence to `max_len` tokens, of which `[SEP]` stays the last; returns whether it was longer.
+    pub(crate) fn truncate(&self, ids: &mut Vec<u32>, max_len: usize) -> bool {
+        let too_long = ids.len() > max_len;
+        if too_long {
+            ids.truncate(max_len - 1);
+            ids.push(self.special.sep);
+        }
+        too_long
     }
 
     /// The text of ids, without the special tokens.

@@ -1,8 +1,7 @@
 //! Every sentence once an epoch, unpadded; the padded view says the same.
 
-use mlm_core::batch::IGNORED_LABEL;
 use mlm_core::candle_core::Device;
-use mlm_core::{Batch, DataLoader, Masker, Masking};
+use mlm_core::{Batch, DataLoader, IGNORED_LABEL, Masker, Masking};
 use proptest::prelude::*;
 
 use crate::{assert_says, message, pieces, seeded};
@@ -52,6 +51,18 @@ fn parts_that_do_not_fit_together_are_named() {
 }
 
 #[test]
+fn a_sequence_that_is_not_there_is_an_error_in_any_batch() {
+    let mut batch = Batch::with_gaps([[2, 4, 7, 3].as_slice(), [2, 4, 3].as_slice()], 4);
+    assert_eq!((batch.sequence(1).unwrap(), batch.longest()), ([2, 4, 3].as_slice(), 4));
+    for index in [2, 99, usize::MAX] {
+        assert_says(&message(batch.sequence(index)), &["index", "below 2", &format!("got {index}")]);
+    }
+    batch.offsets = vec![0, 9, 7];
+    assert_says(&message(batch.sequence(1)), &["offsets", "[0, 9, 7]"]);
+    assert_eq!(batch.longest(), 9);
+}
+
+#[test]
 fn bad_arguments_are_named() {
     assert_says(&message(DataLoader::new(vec![vec![1]], 0)), &["batch_size", "at least 1"]);
     assert_says(&message(DataLoader::new(vec![], 8)), &["sequences", "at least one"]);
@@ -76,7 +87,7 @@ proptest! {
             for (&row, &target) in batch.masked_rows.iter().zip(&batch.targets) {
                 originals.input_ids[row] = target;
             }
-            seen.extend((0..batch.sequences()).map(|index| originals.sequence(index).to_vec()));
+            seen.extend((0..batch.sequences()).map(|index| originals.sequence(index).unwrap().to_vec()));
 
             let padded = batch.padded(0, &Device::Cpu).unwrap();
             let input_ids = padded.input_ids.to_vec2::<u32>().unwrap();
@@ -88,7 +99,7 @@ proptest! {
             for (index, row) in input_ids.iter().enumerate() {
                 prop_assert_eq!(row.len(), batch.longest());
                 for column in 0..row.len() {
-                    prop_assert_eq!(attention_mask[index][column] == 1, column < batch.sequence(index).len());
+                    prop_assert_eq!(attention_mask[index][column] == 1, column < batch.sequence(index).unwrap().len());
                     if labels[index][column] != IGNORED_LABEL {
                         targets.push(labels[index][column] as u32);
                         masked_rows.push((index * row.len() + column) as u32);

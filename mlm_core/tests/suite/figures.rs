@@ -1,7 +1,8 @@
 //! Figures: what they show, that text in them is escaped, how they are saved.
 
-use mlm_core::evaluate::WordRecovery;
-use mlm_core::{Batch, EpochRecord, Figure, FilledMask, History, Prediction, Recovery, Treatment, markup, plot};
+use mlm_core::{
+    Batch, EpochRecord, Figure, FilledMask, History, Prediction, Recovery, Treatment, WordRecovery, markup, plot,
+};
 
 use crate::{assert_says, message, pieces};
 
@@ -47,30 +48,43 @@ fn a_history_takes_finite_losses_in_order() {
     assert_eq!(history.records().len(), 3);
 }
 
+/// The recovery of some words, two in a sentence, each with the same probability.
+fn recovered(words: &[&str], probability: f64) -> Recovery {
+    let word = |(nth, word): (usize, &&str)| WordRecovery {
+        sentence: nth / 2,
+        word: (*word).to_owned(),
+        predicted: "fox".to_owned(),
+        probability,
+        recovered: probability > 0.5,
+    };
+    Recovery { words: words.iter().enumerate().map(word).collect(), truncated: 0 }
+}
+
 #[test]
 fn the_heat_map_has_a_cell_a_word_and_epoch() {
-    let after = |probability: f64| Recovery {
-        words: ["<fox>", "jumps", "lie"]
-            .iter()
-            .enumerate()
-            .map(|(nth, word)| WordRecovery {
-                sentence: nth / 2,
-                word: (*word).to_owned(),
-                predicted: "fox".to_owned(),
-                probability,
-                recovered: probability > 0.5,
-            })
-            .collect(),
-    };
-    let figure = plot::recovery_heat_map(&[after(0.01), after(0.52), after(0.97)]).unwrap();
+    let after = |probability| recovered(&["<fox>", "jumps", "lie"], probability);
+    let figure = plot::recovery_heat_map(&[after(0.11), after(0.52), after(0.97)]).unwrap();
     let drawing = svg(&figure);
-    assert_says(&drawing, &["&lt;fox&gt;", "jumps", "epoch"]);
-    for percent in ["1", "52", "97"] {
-        assert!(drawing.matches(&format!("\n{percent}\n")).count() >= 3, "{percent} % stands in three cells");
+    assert_says(&drawing, &["&lt;fox&gt;", "jumps", "epoch", "of 3"]);
+    for percent in ["11", "52", "97"] {
+        assert_eq!(drawing.matches(&format!("\n{percent}\n")).count(), 3, "{percent} % stands in three cells");
     }
+    // A tick a recovered word: three in each of two epochs, and one in the legend.
+    assert_eq!(drawing.matches("<polyline").count(), 7);
     assert_says(&figure.to_html(), &["3 words", "0 recovered before training, 3 at the end"]);
     assert_says(&message(plot::recovery_heat_map(&[])), &["recoveries"]);
-    assert_says(&message(plot::recovery_heat_map(&[after(0.1), Recovery { words: vec![] }])), &["same 3 words"]);
+    let none = Recovery { words: vec![], truncated: 0 };
+    assert_says(&message(plot::recovery_heat_map(&[after(0.1), none])), &["same 3 words"]);
+}
+
+#[test]
+fn the_heat_map_of_a_long_text_stays_small_and_says_so() {
+    let words = vec!["incomprehensibilities"; 20_000];
+    let figure = plot::recovery_heat_map(&vec![recovered(&words, 0.6); 6]).unwrap();
+    let drawing = svg(&figure);
+    assert!(drawing.len() < 300_000, "{} bytes", drawing.len());
+    assert_says(&drawing, &["the first 100 of 20000 words", "incomprehensi…", "\n20000\n", "of 20000"]);
+    assert_says(&figure.to_html(), &["the first 100 of 20000 words", "20000 at the end"]);
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use mlm_core::batch::IGNORED_LABEL;
 use mlm_core::candle_core::{DType, Device, Tensor, safetensors};
 use mlm_core::*;
 
@@ -119,7 +118,7 @@ fn train(dtype: DType) -> (Vec<f64>, Vec<f64>) {
         let mut gradients = encoder.gradients(&loss).unwrap();
         norms.push(gradients.clip(1.0).unwrap());
         assert!(gradients.norm().unwrap() <= 1.0 + 1e-6);
-        optimizer.step(&mut encoder, &gradients, schedule.lr(step)).unwrap();
+        optimizer.step(&mut encoder, &gradients, schedule.lr(step).unwrap()).unwrap();
         losses.extend(flat(&loss));
     }
     (losses, norms)

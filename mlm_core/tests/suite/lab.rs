@@ -33,7 +33,7 @@ fn train(seed: u64, epochs: usize) -> Result<Lab> {
             let loss = encoder.loss(&batch?, Mode::Train { dropout_seed: step as u64 })?;
             let mut gradients = encoder.gradients(&loss)?;
             gradients.clip(1.0)?;
-            optimizer.step(&mut encoder, &gradients, schedule.lr(step))?;
+            optimizer.step(&mut encoder, &gradients, schedule.lr(step)?)?;
             sum += f64::from(loss.to_scalar::<f32>()?);
             step += 1;
         }

@@ -3,8 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use mlm_core::tokenizer::SPECIAL_TOKENS;
-use mlm_core::{Corpus, Tokenizer};
+use mlm_core::{Corpus, SPECIAL_TOKENS, Tokenizer};
 use proptest::prelude::*;
 
 use crate::{assert_says, five_sentences, message, pieces};
