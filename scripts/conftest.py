@@ -25,7 +25,7 @@ class Kernel:
         try:
             self.client.wait_for_ready(timeout=300)
             self.pid = self.manager.provisioner.pid
-            (self.folder,) = (root / ".lab/kernels").glob(f"*-{self.pid}-*[!k]")
+            (self.folder,) = filter(pathlib.Path.is_dir, (root / ".lab/kernels").glob(f"*-{self.pid}-*"))
             self._execute(self.fence.code)
         except BaseException:
             self.end()
