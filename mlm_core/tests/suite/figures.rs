@@ -88,6 +88,17 @@ fn the_heat_map_of_a_long_text_stays_small_and_says_so() {
 }
 
 #[test]
+fn vectors_are_strips_of_one_scale() {
+    let drawing = svg(&plot::vectors(&[("<the>", vec![0.0, 1.0, -2.0]), ("cake", vec![2.0, f32::NAN, 0.5])]).unwrap());
+    assert_says(&drawing, &["&lt;the&gt;", "cake", "-2.00", "\n2.00\n"]);
+    let filled = |colour: &str| drawing.matches(&format!("fill=\"{colour}\"")).count();
+    // Once in a strip, once at the end of the scale.
+    assert_eq!((filled("#2166AC"), filled("#B2182B")), (2, 2));
+    assert_says(&message(plot::vectors::<&str>(&[])), &["at least one vector"]);
+    assert_says(&message(plot::vectors(&[("a", vec![1.0]), ("b", vec![])])), &["1 numbers", "0 in \"b\""]);
+}
+
+#[test]
 fn token_text_is_escaped() {
     let tokenizer = pieces().unwrap();
     let id = |token: &str| tokenizer.id(token).unwrap();
