@@ -62,6 +62,17 @@ impl Gradients {
         &self.named
     }
 
+    /// The gradient of one weight, by its name.
+    ///
+    /// # Errors
+    /// When the model has no weight of that name.
+    pub fn get(&self, name: &str) -> Result<&Tensor> {
+        match self.named.iter().find(|(other, _)| other == name) {
+            Some((_, gradient)) => Ok(gradient),
+            None => Err(unknown_weight(name)),
+        }
+    }
+
     /// The length of the vector of all gradients together.
     ///
     /// # Errors
@@ -153,7 +164,7 @@ impl Encoder {
     pub fn weight(&self, name: &str) -> Result<&Tensor> {
         match self.index.get(name) {
             Some(&nth) => Ok(self.weights[nth].1.as_tensor()),
-            None => Err(Error::argument("name", "the name of a weight, as Params::names lists them", name)),
+            None => Err(unknown_weight(name)),
         }
     }
 
@@ -361,8 +372,13 @@ impl Encoder {
     }
 }
 
+fn unknown_weight(name: &str) -> Error {
+    Error::argument("name", "the name of a weight, as Params::names lists them", name)
+}
+
 /// x times the share of a standard normal distribution below x (Hendrycks and Gimpel 2016, "Gaussian Error Linear
-/// Units"), exactly, as BERT has it.
+/// Units"), by erf, as Hugging Face's `gelu` and the first release of BERT have it. Google's code has since turned to
+/// the approximation by tanh.
 fn gelu(x: &Tensor) -> Result<Tensor> {
     let share = ((x / std::f64::consts::SQRT_2)?.erf()? + 1.0)?; // twice the share
     Ok((x * share)?.affine(0.5, 0.0)?)
