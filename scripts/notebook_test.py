@@ -53,6 +53,7 @@ def test_committed_notebook_is_short_and_has_its_outputs(path):
     assert [len(cell.source.splitlines()) for cell in cells if len(cell.source.splitlines()) > 15] == []
     assert all(cell.execution_count for cell in cells), "run scripts/lab --execute --write"
     assert not [out for cell in cells for out in cell.outputs if out.output_type == "error"]
+    assert not [cell.source for cell in cells if "()" in shown(cell)], "a loop at the end of a cell needs a semicolon"
     executed = code_cells(nbformat.read(ROOT / "target/notebooks" / path.name, as_version=4))
     for cell, again in zip(cells, executed, strict=True):
         lines = list(zip(shown(cell), shown(again), strict=True))

@@ -162,7 +162,7 @@ pub fn recovery_heat_map(recoveries: &[Recovery]) -> Result<Figure> {
         y += ROW;
     }
     let right = WORDS + (COLUMN * recoveries.len() as i32).max(240);
-    let height = (y + 64).max(TOP + SCALE_HEIGHT + 64);
+    let height = (y + if left_out.is_some() { 64 } else { 40 }).max(TOP + SCALE_HEIGHT + 48);
     let mut source = String::new();
     {
         let root = card(&mut source, ((right + SCALE) as u32, height as u32))?;
@@ -259,7 +259,7 @@ pub fn vectors<S: AsRef<str>>(named: &[(S, Vec<f32>)]) -> Result<Figure> {
     let numbers = named.iter().flat_map(|(_, vector)| vector).filter(|number| number.is_finite());
     let largest = numbers.fold(1e-9f32, |largest, number| largest.max(number.abs()));
     let longest = named.iter().map(|(name, _)| name.as_ref().chars().count()).max().unwrap_or(0);
-    let left = 24 + 8 * longest as i32;
+    let left = 24 + 7 * longest as i32;
     let right = left + NUMBER * length as i32;
     let (width, height) = (right + 24, 16 + STRIP_ROW * named.len() as i32 + 40);
     let mut source = String::new();
