@@ -13,6 +13,14 @@ pub const IGNORED_LABEL: i64 = -100;
 
 /// Some sequences, masked, end to end without padding. `tokens` is their total number, `masked` the number of tokens
 /// to recover.
+///
+/// ```
+/// # use mlm_core::*;
+/// let batch = Batch::with_gaps([[2, 4, 17, 3].as_slice(), &[2, 9, 4, 4, 3]], 4);
+/// assert_eq!(batch.offsets, [0, 4, 9]);
+/// assert_eq!(batch.masked_rows, [1, 6, 7]);
+/// assert_eq!((batch.sequences(), batch.tokens(), batch.longest()), (2, 9, 5));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// What the model sees `[tokens]`.
@@ -194,6 +202,20 @@ fn end_to_end<'a>(sequences: impl IntoIterator<Item = &'a [u32]>) -> (Vec<u32>, 
 }
 
 /// Hands out the sequences of a corpus in batches.
+///
+/// ```
+/// # use mlm_core::{rand::{SeedableRng, rngs::StdRng}, *};
+/// # fn main() -> Result<()> {
+/// let corpus = Corpus::from_lines(["the cake is a lie", "to be or not to be", "a fox"])?;
+/// let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
+/// let masker = Masker::new(&tokenizer, Masking::default())?;
+/// let loader = DataLoader::new(tokenizer.encode_corpus(&corpus, 32)?.sequences, 2)?;
+/// let mut rng = StdRng::seed_from_u64(0);
+/// let sizes: Vec<usize> = loader.epoch(&masker, &mut rng).map(|batch| Ok(batch?.sequences())).collect::<Result<_>>()?;
+/// assert_eq!(sizes, [2, 1]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct DataLoader {
     sequences: Vec<Vec<u32>>,

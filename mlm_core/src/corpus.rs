@@ -20,6 +20,17 @@ pub enum Layout {
 }
 
 /// Sentences to learn from. Never empty; no sentence is blank, and all have single spaces.
+///
+/// ```
+/// # use mlm_core::{rand::{SeedableRng, rngs::StdRng}, *};
+/// # fn main() -> Result<()> {
+/// let corpus = Corpus::from_lines(["The cake  is a lie", "", "To be or not to be"])?;
+/// assert_eq!(corpus.sentences(), ["The cake is a lie", "To be or not to be"]);
+/// let (train, validation) = corpus.repeat(200)?.split(0.5, &mut StdRng::seed_from_u64(0))?;
+/// assert_eq!((train.len(), validation.len()), (200, 200));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Corpus {
     sentences: Vec<String>,

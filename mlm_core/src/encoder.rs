@@ -2,16 +2,8 @@
 //! candle's autograd, a gradient for each weight. Runs in f32 and f64 on any candle device. Updating the weights is
 //! left to [`crate::optimizer`].
 //!
-//! The layout is that of BERT (Devlin et al. 2019; Vaswani et al. 2017, section 3, with LayerNorm after the residual
-//! sum) and the names are those of Hugging Face's `BertForMaskedLM`:
-//!
-//! ```text
-//! h = LayerNorm(word + position + token type)
-//! h = LayerNorm(h + Attention(h))     \  `layers` times
-//! h = LayerNorm(h + FeedForward(h))   /
-//! logits = LayerNorm(GELU(h W + b)) E^T + c      at the masked rows; E: the word embeddings (tied)
-//! loss = mean over the masked rows of -log softmax(logits)[target]
-//! ```
+//! The implementations to compare with: Google's own, `modeling.py` in <https://github.com/google-research/bert>, and
+//! Hugging Face's, `models/bert/modeling_bert.py` in <https://github.com/huggingface/transformers>.
 //!
 //! Candle 0.11 has operations whose gradients are missing or wrong without a word: `candle_nn::LayerNorm` and
 //! `candle_nn::ops::softmax_last_dim` have none, and that of `Tensor::gelu_erf` has a constant rounded to six digits.
@@ -109,7 +101,32 @@ impl Gradients {
     }
 }
 
-/// BERT with the masked language modeling head, in candle operations.
+/// BERT with the masked language modeling head, in candle operations: the layout of Devlin et al. 2019 (Vaswani et al.
+/// 2017, section 3, with LayerNorm after the residual sum) under the names of Hugging Face's `BertForMaskedLM`.
+///
+/// ```text
+/// h = LayerNorm(word + position + token type)                      [tokens, d_model]
+/// h = LayerNorm(h + Attention(h) W^T + b)     \  `layers` times
+/// h = LayerNorm(h + FeedForward(h))           /
+/// Attention(h) = softmax(Q K^T / sqrt(head_dim)) V   for each head; Q, K, V: h W^T + b     [tokens, d_model]
+/// FeedForward(h) = GELU(h W^T + b) W'^T + b'         d_ff wide between the two             [tokens, d_model]
+/// logits = LayerNorm(GELU(h W^T + b)) E^T + c        at the masked rows; E: the word embeddings (tied)
+///                                                                  [masked, vocab]
+/// loss = mean over the masked rows of -log softmax(logits)[target]
+/// ```
+///
+/// ```
+/// # use mlm_core::{candle_core::{DType, Device}, rand::{SeedableRng, rngs::StdRng}, *};
+/// # fn main() -> Result<()> {
+/// let params = Params::init(&ModelConfig::new(40), &mut StdRng::seed_from_u64(0))?;
+/// let encoder = Encoder::new(&params, DType::F32, &Device::Cpu)?;
+/// // Two gaps (the id 4 is `[MASK]`) in sentences of 4 and 3 tokens.
+/// let batch = Batch::with_gaps([[2, 4, 17, 3].as_slice(), &[2, 4, 3]], 4);
+/// assert_eq!(encoder.logits(&batch, Mode::Evaluate)?.dims(), [2, 40]);
+/// assert_eq!(encoder.encode(&batch, Mode::Evaluate)?.attention[0].dims(), [2, 4, 4, 4]);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Encoder {
     config: ModelConfig,
     dtype: DType,
@@ -382,4 +399,75 @@ fn unknown_weight(name: &str) -> Error {
 fn gelu(x: &Tensor) -> Result<Tensor> {
     let share = ((x / std::f64::consts::SQRT_2)?.erf()? + 1.0)?; // twice the share
     Ok((x * share)?.affine(0.5, 0.0)?)
+}
+
+/// Each operation on numbers that can be followed with a pencil.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A model of width 2 whose weights are 0 but for the given ones.
+    fn encoder(weights: &[(&str, &[f32])]) -> Encoder {
+        let config = ModelConfig { d_model: 2, heads: 1, layers: 1, d_ff: 2, max_len: 4, ..ModelConfig::new(6) };
+        let mut params = Params::zeros(&config).unwrap();
+        for (name, values) in weights {
+            params.set(name, values).unwrap();
+        }
+        Encoder::new(&params, DType::F64, &Device::Cpu).unwrap()
+    }
+
+    fn rows<const N: usize>(rows: [[f64; 2]; N]) -> Tensor {
+        Tensor::new(&rows, &Device::Cpu).unwrap()
+    }
+
+    #[track_caller]
+    fn assert_close(result: &Tensor, expected: &[f64]) {
+        let values: Vec<f64> = result.flatten_all().unwrap().to_vec1().unwrap();
+        assert_eq!(values.len(), expected.len());
+        assert!(values.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5), "{values:?}, expected {expected:?}");
+    }
+
+    #[test]
+    fn linear_multiplies_by_the_transposed_weight_and_adds_the_bias() {
+        let name = "bert.encoder.layer.0.intermediate.dense";
+        let weights =
+            [(format!("{name}.weight"), [1.0, 2.0, 3.0, 4.0].as_slice()), (format!("{name}.bias"), &[10.0, 20.0])];
+        let encoder = encoder(&weights.each_ref().map(|(name, values)| (name.as_str(), *values)));
+        // 1 * 5 + 2 * 6 + 10 and 3 * 5 + 4 * 6 + 20
+        assert_close(&encoder.linear(&rows([[5.0, 6.0]]), name).unwrap(), &[27.0, 59.0]);
+    }
+
+    #[test]
+    fn layer_norm_gives_mean_0_and_variance_1_then_scales_and_shifts() {
+        let name = "bert.embeddings.LayerNorm";
+        let weights = [(format!("{name}.weight"), [2.0, 3.0].as_slice()), (format!("{name}.bias"), &[10.0, 20.0])];
+        let encoder = encoder(&weights.each_ref().map(|(name, values)| (name.as_str(), *values)));
+        // Mean 4, variance 9: the row is [-1, 1] before scale and shift.
+        assert_close(&encoder.layer_norm(&rows([[1.0, 7.0]]), name).unwrap(), &[8.0, 23.0]);
+    }
+
+    #[test]
+    fn gelu_is_x_times_the_share_of_a_normal_distribution_below_x() {
+        let x = rows([[-1.0, 0.0], [1.0, 2.0]]);
+        assert_close(&gelu(&x).unwrap(), &[-0.158_655, 0.0, 0.841_345, 1.954_500]);
+    }
+
+    #[test]
+    fn attention_is_the_mean_of_the_values_weighted_by_how_well_the_keys_match() {
+        let identity = [1.0, 0.0, 0.0, 1.0];
+        let name = "bert.encoder.layer.0";
+        let parts = ["query", "key", "value"].map(|part| format!("{name}.attention.self.{part}.weight"));
+        let encoder = encoder(&parts.each_ref().map(|part| (part.as_str(), identity.as_slice())));
+        let hidden = rows([[1.0, 0.0], [0.0, 1.0]]);
+        let attend = |bias: [f64; 2]| {
+            let bias = Tensor::new(&[[[bias]]], &Device::Cpu).unwrap(); // [batch, 1, 1, seq]
+            let probabilities = encoder.attention_probabilities(&hidden, &bias, name).unwrap();
+            encoder.attend(&probabilities, &hidden, name).unwrap()
+        };
+        // A token's score is 1 / sqrt(2) with itself and 0 with the other one: e^0.70711 = 2.02811.
+        let itself = 2.028_115 / 3.028_115;
+        assert_close(&attend([0.0, 0.0]), &[itself, 1.0 - itself, 1.0 - itself, itself]);
+        // Nobody looks at padding.
+        assert_close(&attend([0.0, f64::NEG_INFINITY]), &[1.0, 0.0, 1.0, 0.0]);
+    }
 }

@@ -84,6 +84,19 @@ const RECOVERY_BATCH: usize = 32;
 /// Masks every word of every sentence of the corpus alone and asks the model for it. A sentence that is too long for
 /// the model loses its end, as in [`Tokenizer::encode_corpus`].
 ///
+/// ```
+/// # use mlm_core::{candle_core::{DType, Device}, rand::{SeedableRng, rngs::StdRng}, *};
+/// # fn main() -> Result<()> {
+/// let corpus = Corpus::from_lines(["the cake is a lie", "a fox"])?;
+/// let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
+/// let params = Params::init(&ModelConfig::new(tokenizer.vocab()), &mut StdRng::seed_from_u64(0))?;
+/// let recovery = recovery(&Encoder::new(&params, DType::F32, &Device::Cpu)?, &tokenizer, &corpus)?;
+/// assert_eq!((recovery.words.len(), recovery.words[6].word.as_str()), (7, "fox"));
+/// println!("{} of {} recovered", recovery.recovered(), recovery.words.len());
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// When the tokenizer's vocabulary is larger than the model's.
 pub fn recovery(encoder: &Encoder, tokenizer: &Tokenizer, corpus: &Corpus) -> Result<Recovery> {

@@ -26,6 +26,19 @@ impl EpochRecord {
 }
 
 /// The course of one training run.
+///
+/// ```
+/// # use mlm_core::*;
+/// # fn main() -> Result<()> {
+/// let mut history = History::new("learning rate 1e-3");
+/// history.push(EpochRecord::before_training(4.77))?;
+/// history.push(EpochRecord::new(1, 3.29, 1.90))?;
+/// assert!(history.push(EpochRecord::new(2, f64::NAN, 1.90)).is_err());
+/// let figure = plot::loss_curve(&[&history])?;
+/// assert!(figure.to_html().contains("from 4.77 (epoch 0) to 3.29 (epoch 1)"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct History {
     name: String,

@@ -1,12 +1,25 @@
-//! A masked language model (BERT, about 100,000 parameters) pretrained from scratch, for notebooks in which a class
+//! A masked language model (BERT, about 114,000 parameters) pretrained from scratch, for notebooks in which a class
 //! watches it learn.
 //!
-//! The modules follow the way of the data; each uses only those before it:
+//! The files follow the way of the data; each uses only those before it:
 //!
 //! ```text
 //! corpus -> tokenizer -> masking -> batch -> encoder -> optimizer
 //!                          config, params ---'  |-> evaluate, predict -> plot, markup (figure)
 //! ```
+//!
+//! | step | types and functions |
+//! | --- | --- |
+//! | text | [`Corpus`], [`Tokenizer`] |
+//! | the task | [`Masking`], [`Masker`], [`Batch`], [`DataLoader`] |
+//! | the model | [`ModelConfig`], [`Params`], [`Encoder`], [`Mode`], [`pick_device`] |
+//! | training | [`Gradients`], [`AdamW`], [`Schedule`], [`History`] |
+//! | what it has learned | [`evaluate`], [`recovery`], [`fill_mask`] |
+//! | to look at | [`plot`], [`markup`], [`Figure`] |
+//!
+//! Shapes are made of these sizes: `batch` sequences of at most `seq` tokens, `tokens` of them in all and `masked` of them
+//! to recover; a vocabulary of `vocab`; `d_model` numbers for a token between the `layers`, `heads` times `head_dim` of
+//! them in attention and `d_ff` in the feed-forward block.
 //!
 //! The notebook owns the decisions (what is masked, the training loop, the learning rate), the library owns the
 //! mechanics. Randomness is an argument: on one CPU the same generator gives the same numbers, bit for bit.

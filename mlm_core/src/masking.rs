@@ -7,7 +7,9 @@ use rand::rngs::StdRng;
 use crate::error::{Error, Result};
 use crate::tokenizer::{SpecialIds, Tokenizer};
 
-/// How tokens are masked. The default is BERT's: Devlin et al. 2019, section 3.1 and appendix A.1.
+/// How tokens are masked. The default has the rate and the shares of BERT (Devlin et al. 2019, section 3.1 and appendix
+/// A.1). Each token is drawn by itself, as in Hugging Face's `DataCollatorForLanguageModeling`; BERT's own code shuffles
+/// the positions of a sequence and takes the first `max(1, round(0.15 length))` of them, at most 20 by default.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Masking {
     /// The probability that a token (with `whole_word`: a word) is chosen to be recovered.
@@ -79,6 +81,20 @@ pub struct MaskedTokens {
 }
 
 /// Draws masks for the tokens of one vocabulary.
+///
+/// ```
+/// # use mlm_core::{rand::{SeedableRng, rngs::StdRng}, *};
+/// # fn main() -> Result<()> {
+/// let tokenizer = Tokenizer::train(&Corpus::from_lines(["to be or not to be"])?, 1000, true)?;
+/// let masker = Masker::new(&tokenizer, Masking { rate: 0.5, ..Masking::always_mask() })?;
+/// let ids = tokenizer.encode("to be or not to be")?;
+/// let masked = masker.mask(&ids, &mut StdRng::seed_from_u64(0))?;
+/// for (&row, &target) in masked.masked_rows.iter().zip(&masked.targets) {
+///     assert_eq!((masked.input_ids[row], target), (tokenizer.special().mask, ids[row]));
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Masker {
     masking: Masking,

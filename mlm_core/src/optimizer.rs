@@ -49,6 +49,8 @@ impl AdamWConfig {
 /// m = beta1 m + (1 - beta1) g             v = beta2 v + (1 - beta2) g^2
 /// w = w - lr weight_decay w - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 /// ```
+///
+/// BERT's own optimizer leaves out the corrections by `1 - beta^t`, and its `eps` is 1e-6.
 #[derive(Clone, Debug)]
 pub struct AdamW {
     config: AdamWConfig,
@@ -125,6 +127,17 @@ impl AdamW {
 
 /// The learning rate over the steps of a training: a linear rise over the warm-up, then a linear fall to 0 after the
 /// last step (Devlin et al. 2019, appendix A.2).
+///
+/// ```
+/// # use mlm_core::*;
+/// # fn main() -> Result<()> {
+/// let schedule = Schedule::new(1.0, 2, 6)?;
+/// let rates = (0..6).map(|step| schedule.lr(step)).collect::<Result<Vec<f64>>>()?;
+/// assert_eq!(rates, [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]);
+/// assert!(schedule.lr(6).is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
     peak: f64,
@@ -166,5 +179,41 @@ impl Schedule {
             );
             Err(Error::argument("step", expected, step))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+    use crate::config::ModelConfig;
+    use crate::params::Params;
+
+    /// Two steps on one number, worked out with a pencil: the gradient is 0.5, then -0.5.
+    #[test]
+    fn adamw_follows_the_running_means_and_decays_matrices_only() {
+        const LR: f64 = 0.1;
+        let (weight, bias) = ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias");
+        let mut params = Params::zeros(&ModelConfig::new(6)).unwrap();
+        params.set(weight, &[1.0; 6 * 64]).unwrap();
+        let mut encoder = Encoder::new(&params, DType::F64, &Device::Cpu).unwrap();
+        let mut optimizer = AdamW::new(&encoder, AdamWConfig::default()).unwrap();
+        let mut step = |slope: f64| {
+            let sums: Vec<Tensor> = encoder.weights().iter().map(|(_, weight)| weight.sum_all().unwrap()).collect();
+            let loss = (Tensor::stack(&sums, 0).unwrap().sum_all().unwrap() * slope).unwrap();
+            let gradients = encoder.gradients(&loss).unwrap();
+            optimizer.step(&mut encoder, &gradients, LR).unwrap();
+            let value = |name| encoder.weight(name).unwrap().flatten_all().unwrap().get(0).unwrap();
+            [weight, bias].map(|name| value(name).to_scalar::<f64>().unwrap())
+        };
+        let [matrix, vector] = step(0.5);
+        // m = 0.05, corrected 0.5; v = 0.00025, corrected 0.25: a step of LR * 0.5 / 0.5.
+        assert!((matrix - (1.0 - LR * 0.01 - LR)).abs() < 1e-7 && (vector + LR).abs() < 1e-7, "{matrix} {vector}");
+        // m = 0.9 * 0.05 - 0.05 = -0.005, corrected by 1 - 0.81: -0.0263158; v corrected is 0.25 again.
+        let [matrix_after, vector_after] = step(-0.5);
+        let back = LR * 0.026_315_8 / 0.5;
+        assert!((matrix_after - (matrix * (1.0 - LR * 0.01) + back)).abs() < 1e-7, "{matrix_after}");
+        assert!((vector_after - (vector + back)).abs() < 1e-7, "{vector_after}");
     }
 }

@@ -13,6 +13,17 @@ use crate::error::{Error, Result};
 use crate::memory;
 
 /// All weights: f32, one after the other in the order of [`Params::names`].
+///
+/// ```
+/// # use mlm_core::{rand::{SeedableRng, rngs::StdRng}, *};
+/// # fn main() -> Result<()> {
+/// let mut params = Params::init(&ModelConfig::new(1000), &mut StdRng::seed_from_u64(0))?;
+/// assert_eq!(params.get("bert.embeddings.word_embeddings.weight")?.len(), 1000 * 64);
+/// params.set("cls.predictions.bias", &[0.5; 1000])?;
+/// assert!(params.get("cls.predictions.bais").is_err());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq)]
 pub struct Params {
     config: ModelConfig,
@@ -37,8 +48,8 @@ impl fmt::Debug for Params {
 
 impl Params {
     /// Initial weights as in Hugging Face's BERT: embeddings and matrices are drawn from a normal distribution of
-    /// standard deviation `initializer_range` (Google's code cuts its tails off at two of them), biases are 0, LayerNorm
-    /// starts as the identity (weight 1, bias 0).
+    /// standard deviation `initializer_range` (Google's code cuts its tails off at two of them, and Hugging Face's also
+    /// sets the embedding of `[PAD]` to 0), biases are 0, LayerNorm starts as the identity (weight 1, bias 0).
     ///
     /// # Errors
     /// When the configuration cannot work, or the memory has no room for training its model: see [`Params::zeros`].

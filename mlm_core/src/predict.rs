@@ -29,8 +29,20 @@ pub struct FilledMask {
     pub masks: Vec<Vec<Prediction>>,
 }
 
-/// Predicts the token under every `[MASK]` of a text, each given all the rest of it, and returns the `top_k` most
-/// likely ones.
+/// Predicts the token under every `[MASK]` of a text and returns the `top_k` most likely ones. Of several gaps each is
+/// filled while the others are still `[MASK]`: the predictions are independent of each other.
+///
+/// ```
+/// # use mlm_core::{candle_core::{DType, Device}, rand::{SeedableRng, rngs::StdRng}, *};
+/// # fn main() -> Result<()> {
+/// let tokenizer = Tokenizer::train(&Corpus::from_lines(["the cake is a lie"])?, 1000, true)?;
+/// let params = Params::init(&ModelConfig::new(tokenizer.vocab()), &mut StdRng::seed_from_u64(0))?;
+/// let encoder = Encoder::new(&params, DType::F32, &Device::Cpu)?;
+/// let filled = fill_mask(&encoder, &tokenizer, "the [MASK] is a [MASK]", 3)?;
+/// assert_eq!(filled.masks.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3]);
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// When the text has no `[MASK]`, is too long for the model, or `top_k` is 0.

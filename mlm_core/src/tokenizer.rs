@@ -55,7 +55,20 @@ pub struct EncodedCorpus {
     pub skipped: usize,
 }
 
-/// A WordPiece tokenizer with BERT's normalizer, pre-tokenizer and `[CLS] … [SEP]` template.
+/// A WordPiece tokenizer with BERT's normalizer, pre-tokenizer and `[CLS] … [SEP]` template. A word is cut from the left,
+/// each time taking the longest piece that the vocabulary has.
+///
+/// ```
+/// # use mlm_core::*;
+/// # fn main() -> Result<()> {
+/// let corpus = Corpus::from_lines(["the fox", "a cat may play"])?;
+/// let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
+/// let ids = tokenizer.encode("The foxy [MASK]")?;
+/// assert_eq!(tokenizer.tokens(&ids), ["[CLS]", "the", "fox", "##y", "[MASK]", "[SEP]"]);
+/// assert_eq!(tokenizer.words(&ids), [1..2, 2..4]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -77,8 +90,9 @@ impl Tokenizer {
     /// When there are more characters than `vocab` has room for, the most frequent ones are kept and words with
     /// others become `[UNK]`.
     ///
-    /// Source: Wu et al. 2016, "Google's Neural Machine Translation System", section 4.1. There the next merge is the
-    /// one that raises the likelihood of the text most; the `tokenizers` crate, used here, takes the most frequent pair.
+    /// Source: Schuster and Nakajima 2012, "Japanese and Korean Voice Search", where the next merge is the one that raises
+    /// the likelihood of the text most (Wu et al. 2016, section 4.1, on Google's translation system, refer to
+    /// it). The `tokenizers` crate, used here, takes the most frequent pair.
     ///
     /// # Errors
     /// When `vocab` leaves no room beside the special tokens for one character.
