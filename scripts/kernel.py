@@ -61,8 +61,10 @@ def quoted(value):
 # What a kernel runs when it starts. It has then built a crate without dependencies already, whereby cargo emptied the
 # lock file; put back, it keeps the kernel to the versions that the repository was tested with, and off the network.
 RESTORE_LOCK = "std::fs::copy({source}, {target}).unwrap();\n"
+# Cargo looks at everything again where the notebook's own line says something else, `features = []` included.
+WITH_FEATURES = f", features = {quoted(FEATURES)}" if FEATURES else ""
+LOAD_LIBRARY = f":dep mlm_core = {{ path = {quoted(str(ROOT / 'mlm_core'))}{WITH_FEATURES} }}\n"
 # The variable makes the kernel load its type inference; it does not outlive the line.
-LOAD_LIBRARY = f":dep mlm_core = {{ path = {quoted(str(ROOT / 'mlm_core'))}, features = {quoted(FEATURES)} }}\n"
 LOAD_INFERENCE = "let ready = vec![0u8]; drop(ready);\n"
 
 

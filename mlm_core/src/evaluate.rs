@@ -78,7 +78,7 @@ impl Recovery {
     }
 }
 
-/// How many sequences go through the model together. More would not be faster, and a longer batch needs more memory.
+/// How many sequences go through the model together; with all of a large text at once, memory would run out.
 const RECOVERY_BATCH: usize = 32;
 
 /// Masks every word of every sentence of the corpus alone and asks the model for it. A sentence that is too long for
