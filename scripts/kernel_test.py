@@ -13,6 +13,7 @@ import time
 
 import kernel as launcher
 import nbformat
+import psutil
 import pytest
 from conftest import ROOT
 from jupyter_client.connect import write_connection_file
@@ -36,18 +37,13 @@ def versions(folder):
 
 def processes(group):
     """The living processes of a group: pid, parent and seconds of processor time."""
-    listing = subprocess.run(["ps", "-A", "-o", "pgid=,pid=,ppid=,stat=,time="], capture_output=True, text=True, check=True)
-    rows = [line.split() for line in listing.stdout.splitlines()]
-
-    def seconds(time):
-        days, _, rest = time.rpartition("-")
-        return sum(float(part) * 60**nth for nth, part in enumerate(reversed(rest.split(":")))) + 86400 * int(days or 0)
-
-    return [
-        (int(pid), int(parent), seconds(time))
-        for pgid, pid, parent, stat, time in rows
-        if int(pgid) == group and not stat.startswith("Z")
-    ]
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # it has just ended, or is another user's
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                times = process.cpu_times()
+                found.append((process.pid, process.ppid(), times.user + times.system))
+    return found
 
 
 def within_seconds(seconds, condition):
