@@ -407,7 +407,7 @@ mod tests {
     use super::*;
 
     /// A model of width 2 whose weights are 0 but for the given ones.
-    fn encoder(weights: &[(&str, &[f32])]) -> Encoder {
+    fn encoder(weights: &[(String, &[f32])]) -> Encoder {
         let config = ModelConfig { d_model: 2, heads: 1, layers: 1, d_ff: 2, max_len: 4, ..ModelConfig::new(6) };
         let mut params = Params::zeros(&config).unwrap();
         for (name, values) in weights {
@@ -430,9 +430,8 @@ mod tests {
     #[test]
     fn linear_multiplies_by_the_transposed_weight_and_adds_the_bias() {
         let name = "bert.encoder.layer.0.intermediate.dense";
-        let weights =
-            [(format!("{name}.weight"), [1.0, 2.0, 3.0, 4.0].as_slice()), (format!("{name}.bias"), &[10.0, 20.0])];
-        let encoder = encoder(&weights.each_ref().map(|(name, values)| (name.as_str(), *values)));
+        let encoder =
+            encoder(&[(format!("{name}.weight"), &[1.0, 2.0, 3.0, 4.0]), (format!("{name}.bias"), &[10.0, 20.0])]);
         // 1 * 5 + 2 * 6 + 10 and 3 * 5 + 4 * 6 + 20
         assert_close(&encoder.linear(&rows([[5.0, 6.0]]), name).unwrap(), &[27.0, 59.0]);
     }
@@ -440,8 +439,7 @@ mod tests {
     #[test]
     fn layer_norm_gives_mean_0_and_variance_1_then_scales_and_shifts() {
         let name = "bert.embeddings.LayerNorm";
-        let weights = [(format!("{name}.weight"), [2.0, 3.0].as_slice()), (format!("{name}.bias"), &[10.0, 20.0])];
-        let encoder = encoder(&weights.each_ref().map(|(name, values)| (name.as_str(), *values)));
+        let encoder = encoder(&[(format!("{name}.weight"), &[2.0, 3.0]), (format!("{name}.bias"), &[10.0, 20.0])]);
         // Mean 4, variance 9: the row is [-1, 1] before scale and shift.
         assert_close(&encoder.layer_norm(&rows([[1.0, 7.0]]), name).unwrap(), &[8.0, 23.0]);
     }
@@ -454,10 +452,10 @@ mod tests {
 
     #[test]
     fn attention_is_the_mean_of_the_values_weighted_by_how_well_the_keys_match() {
-        let identity = [1.0, 0.0, 0.0, 1.0];
+        let identity = [1.0, 0.0, 0.0, 1.0].as_slice();
         let name = "bert.encoder.layer.0";
-        let parts = ["query", "key", "value"].map(|part| format!("{name}.attention.self.{part}.weight"));
-        let encoder = encoder(&parts.each_ref().map(|part| (part.as_str(), identity.as_slice())));
+        let part = |part| (format!("{name}.attention.self.{part}.weight"), identity);
+        let encoder = encoder(&["query", "key", "value"].map(part));
         let hidden = rows([[1.0, 0.0], [0.0, 1.0]]);
         let attend = |bias: [f64; 2]| {
             let bias = Tensor::new(&[[[bias]]], &Device::Cpu).unwrap(); // [batch, 1, 1, seq]
