@@ -93,7 +93,8 @@ def test_errors_are_sentences_and_keep_the_variables(kernel):
 
 def test_no_module_stands_in_for_a_missing_variable(kernel):
     kernel.expect(IMPORTS)
-    modules = re.findall(r"^(?:pub )?mod (\w+);", (ROOT / "mlm_core/src/lib.rs").read_text(), re.MULTILINE)
+    sources = "".join(path.read_text() for path in (ROOT / "mlm_core/src").rglob("*.rs"))
+    modules = re.findall(r"^(?:pub |pub\(crate\) )?mod (\w+);", sources, re.MULTILINE)
     variables = [name for name in modules if name not in ("markup", "plot")]
     assert "tokenizer" in variables
     succeeded, shown = kernel.run("\n".join(f"println!(\"{{}}\", {name}.len());" for name in variables))

@@ -1,11 +1,14 @@
 //! A masked language model (BERT, about 114,000 parameters) pretrained from scratch, for notebooks in which a class
 //! watches it learn.
 //!
-//! The files follow the way of the data; each uses only those before it:
+//! The folders follow the way of the data; a file uses only files of its own folder and of those before it:
 //!
 //! ```text
-//! corpus -> tokenizer -> masking -> batch -> encoder -> optimizer
-//!                          config, params ---'  |-> evaluate, predict -> plot, markup (figure)
+//! text       corpus -> tokenizer -> masking -> batch
+//! model      config -> params -> reference
+//! training   optimizer, history
+//! analysis   evaluate, predict
+//! figures    plot, markup
 //! ```
 //!
 //! | step | types and functions |
@@ -57,48 +60,35 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
-// The modules are private: a notebook says `use mlm_core::*`, and a module called `tokenizer` would stand in for every
+// The modules are private: a notebook says `use mlm_core::*`, and a module called `text` would stand in for every
 // variable of that name that is missing. Only those whose functions are called through them are public.
-mod corpus;
-mod tokenizer;
-
-mod masking;
-
-mod batch;
-
-mod config;
-mod device;
-mod dropout;
-mod encoder;
-mod memory;
-mod params;
-
-mod optimizer;
-
-mod evaluate;
-mod history;
-mod predict;
-
-mod figure;
-pub mod markup;
-pub mod plot;
-
 mod error;
 
-pub use batch::{Batch, DataLoader, Epoch, IGNORED_LABEL, PaddedBatch};
-pub use config::ModelConfig;
-pub use corpus::{Corpus, Layout};
-pub use device::pick_device;
-pub use encoder::{Encoded, Encoder, Gradients, Mode};
+mod text;
+
+mod model;
+
+mod training;
+
+mod analysis;
+
+mod figures;
+
+pub use analysis::evaluate::{Evaluation, Recovery, WordRecovery, evaluate, recovery};
+pub use analysis::predict::{FilledMask, Prediction, fill_mask};
 pub use error::{Error, Result};
-pub use evaluate::{Evaluation, Recovery, WordRecovery, evaluate, recovery};
-pub use figure::Figure;
-pub use history::{EpochRecord, History};
-pub use masking::{MaskedTokens, Masker, Masking, Treatment};
-pub use optimizer::{AdamW, AdamWConfig, Schedule};
-pub use params::Params;
-pub use predict::{FilledMask, Prediction, fill_mask};
-pub use tokenizer::{EncodedCorpus, SPECIAL_TOKENS, SpecialIds, Tokenizer};
+pub use figures::figure::Figure;
+pub use figures::{markup, plot};
+pub use model::config::ModelConfig;
+pub use model::device::pick_device;
+pub use model::params::Params;
+pub use model::reference::{Encoded, Encoder, Gradients, Mode};
+pub use text::batch::{Batch, DataLoader, Epoch, IGNORED_LABEL, PaddedBatch};
+pub use text::corpus::{Corpus, Layout};
+pub use text::masking::{MaskedTokens, Masker, Masking, Treatment};
+pub use text::tokenizer::{EncodedCorpus, SPECIAL_TOKENS, SpecialIds, Tokenizer};
+pub use training::history::{EpochRecord, History};
+pub use training::optimizer::{AdamW, AdamWConfig, Schedule};
 
 pub use candle_core;
 pub use candle_nn;

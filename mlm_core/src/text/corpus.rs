@@ -1,4 +1,4 @@
-//! Takes text (lines, a file of lines, or prose), gives sentences; leaves words and tokens to [`crate::tokenizer`].
+//! Takes text (lines, a file of lines, or prose), gives sentences; leaves words and tokens to [`crate::text::tokenizer`].
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,5 +1,5 @@
 //! Takes a [`ModelConfig`], gives all weights of the model in one flat buffer under Hugging Face's names; what is
-//! computed with them is left to [`crate::encoder`].
+//! computed with them is left to [`crate::model::reference`].
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,9 +8,9 @@ use std::ops::Range;
 use rand::rngs::StdRng;
 use rand_distr::{Distribution, Normal};
 
-use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::memory;
+use crate::model::config::ModelConfig;
+use crate::model::memory;
 
 /// All weights: f32, one after the other in the order of [`Params::names`].
 ///

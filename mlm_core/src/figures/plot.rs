@@ -11,10 +11,10 @@ use plotters::prelude::*;
 use plotters::series::DashedLineSeries;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use crate::analysis::evaluate::Recovery;
 use crate::error::{Error, Result};
-use crate::evaluate::Recovery;
-use crate::figure::Figure;
-use crate::history::{EpochRecord, History};
+use crate::figures::figure::Figure;
+use crate::training::history::{EpochRecord, History};
 
 /// Text and axes.
 const INK: RGBColor = RGBColor(36, 41, 47);

@@ -1,5 +1,5 @@
 //! Takes a [`Corpus`] or a saved vocabulary, gives a WordPiece tokenizer: text to token ids and back; which tokens are
-//! masked is left to [`crate::masking`].
+//! masked is left to [`crate::text::masking`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -13,8 +13,8 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Trainer};
 
-use crate::corpus::Corpus;
 use crate::error::{Error, Result};
+use crate::text::corpus::Corpus;
 
 /// The five special tokens of BERT, in the order in which a trained vocabulary starts with them.
 pub const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];

@@ -1,15 +1,15 @@
 //! Takes a model and text it is to recover, gives numbers: loss and accuracy on fixed masks, and which words it
-//! recovers when each is masked alone. Drawing them is left to [`crate::plot`].
+//! recovers when each is masked alone. Drawing them is left to [`crate::figures::plot`].
 
 use candle_core::{D, DType, Device};
 use candle_nn::ops::log_softmax;
 
-use crate::batch::Batch;
-use crate::corpus::Corpus;
-use crate::encoder::{Encoder, Mode};
 use crate::error::{Error, Result};
-use crate::masking::Treatment;
-use crate::tokenizer::Tokenizer;
+use crate::model::reference::{Encoder, Mode};
+use crate::text::batch::Batch;
+use crate::text::corpus::Corpus;
+use crate::text::masking::Treatment;
+use crate::text::tokenizer::Tokenizer;
 
 /// How well a model predicts masked tokens.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,5 +1,5 @@
 //! Takes drawings (SVG) and marked-up text (HTML), gives one [`Figure`] that a notebook shows inline and that can be
-//! saved; what is drawn is left to [`crate::plot`] and [`crate::markup`].
+//! saved; what is drawn is left to [`crate::figures::plot`] and [`crate::figures::markup`].
 //!
 //! A notebook cell shows one output per MIME type, the last one wins, so several figures of a cell are stacked into
 //! one. Drawings go out as `<img>`: JupyterLab strips SVG elements, but not images, from a notebook that is not

@@ -1,11 +1,11 @@
 //! Takes token ids and a generator, gives the masked language modeling task: which tokens the model must recover and
-//! what it sees in their place; leaves the cutting into batches to [`crate::batch`].
+//! what it sees in their place; leaves the cutting into batches to [`crate::text::batch`].
 
 use rand::Rng;
 use rand::rngs::StdRng;
 
 use crate::error::{Error, Result};
-use crate::tokenizer::{SpecialIds, Tokenizer};
+use crate::text::tokenizer::{SpecialIds, Tokenizer};
 
 /// How tokens are masked. The default has the rate and the shares of BERT (Devlin et al. 2019, section 3.1 and appendix
 /// A.1). Each token is drawn by itself, as in Hugging Face's `DataCollatorForLanguageModeling`; BERT's own code shuffles

@@ -7,12 +7,12 @@ use std::fmt::Write;
 
 use html_escape::encode_text;
 
-use crate::batch::Batch;
+use crate::analysis::predict::FilledMask;
 use crate::error::Result;
-use crate::figure::Figure;
-use crate::masking::Treatment;
-use crate::predict::FilledMask;
-use crate::tokenizer::Tokenizer;
+use crate::figures::figure::Figure;
+use crate::text::batch::Batch;
+use crate::text::masking::Treatment;
+use crate::text::tokenizer::Tokenizer;
 
 /// Background of what was done to a token, its name, and what it means. White text reads on each (Okabe and Ito's
 /// colours, darkened where needed).

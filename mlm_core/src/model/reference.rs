@@ -1,6 +1,6 @@
 //! The reference back end, the model on a page: takes [`Params`] and a [`Batch`], gives logits, the loss and, by
 //! candle's autograd, a gradient for each weight. Runs in f32 and f64 on any candle device. Updating the weights is
-//! left to [`crate::optimizer`].
+//! left to [`crate::training::optimizer`].
 //!
 //! The implementations to compare with: Google's own, `modeling.py` in <https://github.com/google-research/bert>, and
 //! Hugging Face's, `models/bert/modeling_bert.py` in <https://github.com/huggingface/transformers>.
@@ -15,11 +15,11 @@ use std::fmt;
 use candle_core::{D, DType, Device, Tensor, Var};
 use candle_nn::ops::softmax;
 
-use crate::batch::{Batch, PaddedBatch};
-use crate::config::ModelConfig;
-use crate::dropout::{RowDropout, Site};
 use crate::error::{Error, Result};
-use crate::params::Params;
+use crate::model::config::ModelConfig;
+use crate::model::dropout::{RowDropout, Site};
+use crate::model::params::Params;
+use crate::text::batch::{Batch, PaddedBatch};
 
 /// Whether units are dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 
 use candle_core::Tensor;
 
-use crate::encoder::{Encoder, Gradients};
 use crate::error::{Error, Result};
+use crate::model::reference::{Encoder, Gradients};
 
 /// The settings of AdamW; the default is PyTorch's.
 #[derive(Clone, Debug, PartialEq)]
@@ -187,8 +187,8 @@ mod tests {
     use candle_core::{DType, Device};
 
     use super::*;
-    use crate::config::ModelConfig;
-    use crate::params::Params;
+    use crate::model::config::ModelConfig;
+    use crate::model::params::Params;
 
     /// Two steps on one number, worked out with a pencil: the gradient is 0.5, then -0.5.
     #[test]

@@ -1,4 +1,4 @@
-//! Takes what a training measured, epoch by epoch, and keeps it for the figures of [`crate::plot`].
+//! Takes what a training measured, epoch by epoch, and keeps it for the figures of [`crate::figures::plot`].
 
 use crate::error::{Error, Result};
 

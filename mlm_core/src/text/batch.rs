@@ -1,12 +1,12 @@
 //! Takes encoded sentences, gives shuffled batches of masked tokens, unpadded, with a padded view; what the model does
-//! with them is left to [`crate::encoder`].
+//! with them is left to [`crate::model::reference`].
 
 use candle_core::{Device, Tensor};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
 use crate::error::{Error, Result};
-use crate::masking::{MaskedTokens, Masker, Treatment};
+use crate::text::masking::{MaskedTokens, Masker, Treatment};
 
 /// The label of a position that is not to be recovered, as in PyTorch's `cross_entropy`.
 pub const IGNORED_LABEL: i64 = -100;

@@ -1,11 +1,11 @@
 //! Takes a text with gaps, gives the tokens that the model would fill them with; showing them is left to
-//! [`crate::markup`].
+//! [`crate::figures::markup`].
 
-use crate::batch::Batch;
-use crate::encoder::Encoder;
+use crate::analysis::evaluate::log_probabilities;
 use crate::error::{Error, Result};
-use crate::evaluate::log_probabilities;
-use crate::tokenizer::Tokenizer;
+use crate::model::reference::Encoder;
+use crate::text::batch::Batch;
+use crate::text::tokenizer::Tokenizer;
 
 /// A token that may fill a gap.
 #[derive(Clone, Debug, PartialEq)]

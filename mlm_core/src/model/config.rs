@@ -1,4 +1,4 @@
-//! The shape of the model: takes numbers, gives a checked [`ModelConfig`]; the weights are left to [`crate::params`].
+//! The shape of the model: takes numbers, gives a checked [`ModelConfig`]; the weights are left to [`crate::model::params`].
 
 use crate::error::{Error, Result};
 

@@ -3,8 +3,8 @@
 
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
-use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::model::config::ModelConfig;
 
 /// How many numbers training keeps for each parameter: the weight, its gradient and the two moments of AdamW.
 pub(crate) const TRAINING: usize = 4;
@@ -46,7 +46,7 @@ fn available() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::params::Params;
+    use crate::model::params::Params;
 
     /// A model whose weights alone would fit, but not with all that training needs beside them.
     #[test]

@@ -1,0 +1,4 @@
+//! What a model has learned, in numbers.
+
+pub(crate) mod evaluate;
+pub(crate) mod predict;

@@ -1,0 +1,5 @@
+//! What there is to look at: figures that a notebook shows inline.
+
+pub(crate) mod figure;
+pub mod markup;
+pub mod plot;

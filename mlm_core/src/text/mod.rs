@@ -1,0 +1,8 @@
+//! Text in, masked batches out.
+
+pub(crate) mod corpus;
+pub(crate) mod tokenizer;
+
+pub(crate) mod masking;
+
+pub(crate) mod batch;
