@@ -68,6 +68,9 @@ mod text;
 
 mod model;
 
+#[allow(dead_code)]
+mod engine;
+
 mod training;
 
 mod analysis;
@@ -81,8 +84,9 @@ pub use figures::figure::Figure;
 pub use figures::{markup, plot};
 pub use model::config::ModelConfig;
 pub use model::device::pick_device;
+pub use model::encoder::{Encoded, Mode};
 pub use model::params::Params;
-pub use model::reference::{Encoded, Encoder, Gradients, Mode};
+pub use model::reference::{Encoder, Gradients};
 pub use text::batch::{Batch, DataLoader, Epoch, IGNORED_LABEL, PaddedBatch};
 pub use text::corpus::{Corpus, Layout};
 pub use text::masking::{MaskedTokens, Masker, Masking, Treatment};

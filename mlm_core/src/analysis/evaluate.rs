@@ -5,7 +5,8 @@ use candle_core::{D, DType, Device};
 use candle_nn::ops::log_softmax;
 
 use crate::error::{Error, Result};
-use crate::model::reference::{Encoder, Mode};
+use crate::model::encoder::Mode;
+use crate::model::reference::Encoder;
 use crate::text::batch::Batch;
 use crate::text::corpus::Corpus;
 use crate::text::masking::Treatment;

@@ -38,12 +38,14 @@ pub(crate) struct RowDropout {
 }
 
 impl RowDropout {
+    #[inline(always)]
     pub(crate) fn new(seed: u64, site: Site, row: u64, probability: f64) -> Self {
         let key = mix64(seed ^ mix64(site.number() ^ mix64(row)));
         let threshold = (probability * 2f64.powi(32)) as u32;
         Self { key, threshold, scale: (1.0 / (1.0 - probability)) as f32 }
     }
 
+    #[inline(always)]
     pub(crate) fn factor(&self, column: u32) -> f32 {
         let draw = mix32(self.key as u32 ^ column.wrapping_mul(0x9e37_79b9)) ^ (self.key >> 32) as u32;
         if draw < self.threshold { 0.0 } else { self.scale }
@@ -51,6 +53,7 @@ impl RowDropout {
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014).
+#[inline(always)]
 fn mix64(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -59,6 +62,7 @@ fn mix64(value: u64) -> u64 {
 }
 
 /// The 32-bit hash of least bias in Wellons' 2018 search ("Prospecting for hash functions").
+#[inline(always)]
 fn mix32(value: u32) -> u32 {
     let value = (value ^ (value >> 16)).wrapping_mul(0x7feb_352d);
     let value = (value ^ (value >> 15)).wrapping_mul(0x846c_a68b);

@@ -7,4 +7,5 @@ pub(crate) mod params;
 
 pub(crate) mod device;
 pub(crate) mod dropout;
+pub(crate) mod encoder;
 pub(crate) mod reference;

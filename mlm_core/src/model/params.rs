@@ -127,6 +127,11 @@ impl Params {
         Ok(&self.values[self.entries[nth].range.clone()])
     }
 
+    /// Where one tensor lies in [`Params::as_slice`].
+    pub(crate) fn range(&self, name: &str) -> Result<Range<usize>> {
+        Ok(self.entries[self.position(name)?].range.clone())
+    }
+
     /// Overwrites the values of one tensor.
     ///
     /// # Errors

@@ -18,29 +18,9 @@ use candle_nn::ops::softmax;
 use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 use crate::model::dropout::{RowDropout, Site};
+use crate::model::encoder::{Encoded, Mode};
 use crate::model::params::Params;
 use crate::text::batch::{Batch, PaddedBatch};
-
-/// Whether units are dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Dropout with the probabilities of the configuration; the seed decides which units, so take a new one each step.
-    Train {
-        /// The seed of the step's dropout.
-        dropout_seed: u64,
-    },
-    /// No dropout.
-    Evaluate,
-}
-
-/// What the layers make of a batch.
-#[derive(Clone, Debug)]
-pub struct Encoded {
-    /// The last layer's output, for the padded rectangle written out line by line `[batch * seq, d_model]`.
-    pub hidden: Tensor,
-    /// Each layer's attention probabilities `[batch, heads, seq, seq]`: from a query (row) to the keys (columns).
-    pub attention: Vec<Tensor>,
-}
 
 /// The gradient of the loss for each weight, in the order of [`Params::names`].
 #[derive(Clone, Debug)]

@@ -1,0 +1,149 @@
+//! What a forward pass leaves behind for the way back, and room to work in: buffers that take memory when a larger batch
+//! than ever before comes, and keep it.
+
+use crate::engine::attention;
+use crate::engine::matmul::Panels;
+use crate::model::config::ModelConfig;
+
+/// The size of a share of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) tokens: usize,
+    pub(crate) masked: usize,
+    /// Σ length² over the sequences.
+    pub(crate) pairs: usize,
+    /// The longest sequence.
+    pub(crate) longest: usize,
+}
+
+/// The input of a LayerNorm, normalised, and the scale of each row.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Normal {
+    pub(crate) rows: Vec<f32>,
+    pub(crate) scale: Vec<f32>,
+}
+
+/// Of one layer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LayerActivations {
+    /// Queries, keys and values `[tokens, 3 d_model]`.
+    pub(crate) qkv: Vec<f32>,
+    /// For each sequence `[heads, length, length]`, before dropout.
+    pub(crate) probabilities: Vec<f32>,
+    /// `[tokens, d_model]`
+    pub(crate) context: Vec<f32>,
+    pub(crate) attention_normal: Normal,
+    /// The attention block's output after LayerNorm `[tokens, d_model]`.
+    pub(crate) attended: Vec<f32>,
+    /// GELU's slopes `[tokens, d_ff]`.
+    pub(crate) slope: Vec<f32>,
+    /// GELU's outputs `[tokens, d_ff]`.
+    pub(crate) activated: Vec<f32>,
+    pub(crate) output_normal: Normal,
+}
+
+/// Of the whole model.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Activations {
+    pub(crate) embeddings_normal: Normal,
+    /// The input of each layer and the output of the last `[layers + 1][tokens, d_model]`.
+    pub(crate) hidden: Vec<Vec<f32>>,
+    pub(crate) layers: Vec<LayerActivations>,
+    /// The masked rows `[masked, d_model]`: of the last layer's output, of GELU's slopes, of the transform's output.
+    pub(crate) gathered: Vec<f32>,
+    pub(crate) head_slope: Vec<f32>,
+    pub(crate) head_normal: Normal,
+    pub(crate) transformed: Vec<f32>,
+    /// Logits, then their gradients `[masked, vocab]`.
+    pub(crate) logits: Vec<f32>,
+    pub(crate) scratch: Scratch,
+}
+
+/// What nobody needs after the operation that it is for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scratch {
+    pub(crate) panels: Panels,
+    pub(crate) attention: attention::Scratch,
+    /// Gradients `[tokens, d_model]`: of hidden states, of a block's output, of contexts.
+    pub(crate) dhidden: Vec<f32>,
+    pub(crate) doutput: Vec<f32>,
+    pub(crate) dcontext: Vec<f32>,
+    /// `[tokens, 3 d_model]`
+    pub(crate) dqkv: Vec<f32>,
+    /// `[tokens, d_ff]`
+    pub(crate) dactivated: Vec<f32>,
+    /// `[masked, d_model]`
+    pub(crate) dtransformed: Vec<f32>,
+}
+
+impl Activations {
+    pub(crate) fn new(config: &ModelConfig) -> Self {
+        let hidden = vec![Vec::new(); config.layers + 1];
+        Self { hidden, layers: vec![LayerActivations::default(); config.layers], ..Self::default() }
+    }
+
+    /// How many numbers a share of a batch needs.
+    pub(crate) fn numbers(config: &ModelConfig, size: Size) -> usize {
+        Self::new(config).buffers(config, size).fold(0, |sum: usize, (_, numbers)| sum.saturating_add(numbers))
+    }
+
+    /// Gives every buffer the length that a share of a batch needs. Memory is taken where that is larger than ever before.
+    pub(crate) fn fit(&mut self, config: &ModelConfig, size: Size) {
+        for (buffer, numbers) in self.buffers(config, size) {
+            buffer.resize(numbers, 0.0);
+        }
+    }
+
+    /// All buffers and the lengths that they need.
+    fn buffers(&mut self, config: &ModelConfig, size: Size) -> impl Iterator<Item = (&mut Vec<f32>, usize)> {
+        let Size { tokens, masked, pairs, longest } = size;
+        let rows = tokens.saturating_mul(config.d_model);
+        let wide = tokens.saturating_mul(config.d_ff);
+        let masked_rows = masked.saturating_mul(config.d_model);
+        let pairs = pairs.saturating_mul(config.heads);
+        let Self {
+            embeddings_normal,
+            hidden,
+            layers,
+            gathered,
+            head_slope,
+            head_normal,
+            transformed,
+            logits,
+            scratch: Scratch { attention, dhidden, doutput, dcontext, dqkv, dactivated, dtransformed, .. },
+        } = self;
+        let layers = layers.iter_mut().flat_map(move |layer| {
+            [
+                (&mut layer.qkv, rows.saturating_mul(3)),
+                (&mut layer.probabilities, pairs),
+                (&mut layer.context, rows),
+                (&mut layer.attention_normal.rows, rows),
+                (&mut layer.attention_normal.scale, tokens),
+                (&mut layer.attended, rows),
+                (&mut layer.slope, wide),
+                (&mut layer.activated, wide),
+                (&mut layer.output_normal.rows, rows),
+                (&mut layer.output_normal.scale, tokens),
+            ]
+        });
+        let others = [
+            (&mut embeddings_normal.rows, rows),
+            (&mut embeddings_normal.scale, tokens),
+            (gathered, masked_rows),
+            (head_slope, masked_rows),
+            (&mut head_normal.rows, masked_rows),
+            (&mut head_normal.scale, masked),
+            (transformed, masked_rows),
+            (logits, masked.saturating_mul(config.vocab)),
+            (dhidden, rows),
+            (doutput, rows),
+            (dcontext, rows),
+            (dqkv, rows.saturating_mul(3)),
+            (dactivated, wide),
+            (dtransformed, masked_rows),
+            (&mut attention.dropped, longest.saturating_mul(longest)),
+            (&mut attention.scores, longest.saturating_mul(longest)),
+        ];
+        hidden.iter_mut().map(move |buffer| (buffer, rows)).chain(layers).chain(others)
+    }
+}

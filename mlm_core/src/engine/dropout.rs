@@ -1,0 +1,31 @@
+//! Dropout: takes rows of units, sets some to 0 and scales up the others. Which ones is a function of their place
+//! ([`crate::model::dropout`]), so nothing is stored for the way back, and on it the same function is applied:
+//!
+//! ```text
+//! y_i = f_i x_i,  f_i = 0 with probability p, else 1 / (1 - p)        dx_i = f_i dy_i
+//! ```
+
+use pulp::Arch;
+
+use crate::model::dropout::{RowDropout, Site};
+
+/// The dropout of one training step at one place of the model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dropout {
+    pub(crate) seed: u64,
+    pub(crate) site: Site,
+    pub(crate) probability: f64,
+}
+
+/// Forward and backward: x = f x for rows of `columns` units, the first of which is row `first` of the batch.
+pub(crate) fn apply(dropout: Option<Dropout>, first: usize, columns: usize, x: &mut [f32]) {
+    let Some(Dropout { seed, site, probability }) = dropout else { return };
+    Arch::new().dispatch(|| {
+        for (row, x) in x.chunks_exact_mut(columns).enumerate() {
+            let dropout = RowDropout::new(seed, site, (first + row) as u64, probability);
+            for (column, x) in x.iter_mut().enumerate() {
+                *x *= dropout.factor(column as u32);
+            }
+        }
+    });
+}

@@ -1,0 +1,106 @@
+//! Where each layer's weights lie in the flat buffer of [`Params`], and their copies for the products.
+
+use std::ops::Range;
+
+use crate::engine::linear::PackedWeight;
+use crate::engine::matmul::Matrix;
+use crate::error::Result;
+use crate::model::params::Params;
+
+/// A linear layer: weight `[to, from]` and bias `[to]`.
+#[derive(Clone, Debug)]
+pub(crate) struct Linear {
+    pub(crate) weight: Range<usize>,
+    pub(crate) bias: Range<usize>,
+    pub(crate) from: usize,
+    pub(crate) packed: PackedWeight,
+}
+
+/// A LayerNorm: weight and bias `[d_model]`.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerNorm {
+    pub(crate) weight: Range<usize>,
+    pub(crate) bias: Range<usize>,
+}
+
+/// One of the model's `layers`.
+#[derive(Clone, Debug)]
+pub(crate) struct Layer {
+    /// Queries, keys and values.
+    pub(crate) qkv: [Linear; 3],
+    pub(crate) attention_output: Linear,
+    pub(crate) attention_norm: LayerNorm,
+    pub(crate) intermediate: Linear,
+    pub(crate) output: Linear,
+    pub(crate) output_norm: LayerNorm,
+}
+
+/// All weights of the model.
+#[derive(Clone, Debug)]
+pub(crate) struct Layers {
+    pub(crate) word: Range<usize>,
+    pub(crate) position: Range<usize>,
+    pub(crate) token_type: Range<usize>,
+    pub(crate) embeddings_norm: LayerNorm,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) transform: Linear,
+    pub(crate) transform_norm: LayerNorm,
+    /// Its weight is `word`.
+    pub(crate) decoder: Linear,
+}
+
+impl Layers {
+    pub(crate) fn new(params: &Params) -> Result<Self> {
+        let config = params.config();
+        let range = |name: &str| params.range(name);
+        let linear = |name: &str, from: usize| -> Result<Linear> {
+            let (weight, bias) = (range(&format!("{name}.weight"))?, range(&format!("{name}.bias"))?);
+            Ok(Linear { weight, bias, from, packed: PackedWeight::default() })
+        };
+        let norm = |name: &str| -> Result<LayerNorm> {
+            Ok(LayerNorm { weight: range(&format!("{name}.weight"))?, bias: range(&format!("{name}.bias"))? })
+        };
+        let (d_model, d_ff) = (config.d_model, config.d_ff);
+        let layer = |layer: usize| -> Result<Layer> {
+            let name = format!("bert.encoder.layer.{layer}");
+            Ok(Layer {
+                qkv: [
+                    linear(&format!("{name}.attention.self.query"), d_model)?,
+                    linear(&format!("{name}.attention.self.key"), d_model)?,
+                    linear(&format!("{name}.attention.self.value"), d_model)?,
+                ],
+                attention_output: linear(&format!("{name}.attention.output.dense"), d_model)?,
+                attention_norm: norm(&format!("{name}.attention.output.LayerNorm"))?,
+                intermediate: linear(&format!("{name}.intermediate.dense"), d_model)?,
+                output: linear(&format!("{name}.output.dense"), d_ff)?,
+                output_norm: norm(&format!("{name}.output.LayerNorm"))?,
+            })
+        };
+        let word = range("bert.embeddings.word_embeddings.weight")?;
+        Ok(Self {
+            position: range("bert.embeddings.position_embeddings.weight")?,
+            token_type: range("bert.embeddings.token_type_embeddings.weight")?,
+            embeddings_norm: norm("bert.embeddings.LayerNorm")?,
+            layers: (0..config.layers).map(layer).collect::<Result<_>>()?,
+            transform: linear("cls.predictions.transform.dense", d_model)?,
+            transform_norm: norm("cls.predictions.transform.LayerNorm")?,
+            decoder: Linear {
+                weight: word.clone(),
+                bias: range("cls.predictions.bias")?,
+                from: d_model,
+                packed: PackedWeight::default(),
+            },
+            word,
+        })
+    }
+
+    /// Copies all matrices for the products, as the weights are now.
+    pub(crate) fn pack(&mut self, weights: &[f32]) {
+        let layers = self.layers.iter_mut().flat_map(|layer| {
+            layer.qkv.iter_mut().chain([&mut layer.attention_output, &mut layer.intermediate, &mut layer.output])
+        });
+        for linear in layers.chain([&mut self.transform, &mut self.decoder]) {
+            linear.packed.pack(Matrix::new(&weights[linear.weight.clone()], linear.from));
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! A linear layer: takes rows x `[tokens, from]`, gives rows y `[tokens, to]`.
+//!
+//! ```text
+//! y_tj = Σ_i x_ti W_ji + b_j                  y = x Wᵀ + b
+//! ```
+//!
+//! With the gradient dy of the loss for y, by the chain rule through each number that W_ji, b_j and x_ti have a part in:
+//!
+//! ```text
+//! dW_ji = Σ_t dy_tj x_ti                      dW = dyᵀ x
+//! db_j  = Σ_t dy_tj
+//! dx_ti = Σ_j dy_tj W_ji                      dx = dy W
+//! ```
+//!
+//! The decoder is a linear layer too, whose W are the word embeddings.
+
+use pulp::Arch;
+
+use crate::engine::matmul::{Matrix, Panels, Start, Target, multiply};
+use crate::engine::vector;
+
+/// The weight, copied for the two products that it is the right factor of. Copied anew whenever it has changed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PackedWeight {
+    /// Wᵀ `[from, to]`.
+    transposed: Panels,
+    /// W `[to, from]`.
+    plain: Panels,
+}
+
+impl PackedWeight {
+    /// Copies a weight `[to, from]`.
+    pub(crate) fn pack(&mut self, weight: Matrix<'_>) {
+        self.transposed.pack(weight.transposed());
+        self.plain.pack(weight);
+    }
+}
+
+/// y = x Wᵀ + b.
+pub(crate) fn forward(x: Matrix<'_>, weight: &PackedWeight, bias: &[f32], y: Target<'_>) {
+    multiply(x, &weight.transposed, Start::Bias(bias), y);
+}
+
+/// The gradients of the layer's weights: dW = dyᵀ x, db = Σ dy. `panels` is room to work in.
+pub(crate) fn backward_weights(x: Matrix<'_>, dy: Matrix<'_>, dw: &mut [f32], db: &mut [f32], panels: &mut Panels) {
+    db.fill(0.0);
+    Arch::new().dispatch(|| {
+        for row in dy.rows() {
+            vector::add(db, row);
+        }
+    });
+    panels.pack(x);
+    let from = x.columns();
+    multiply(dy.transposed(), panels, Start::Zero, Target::new(dw, from));
+}
+
+/// The gradient of the layer's input: dx = dy W, added to what is there or not.
+pub(crate) fn backward_input(dy: Matrix<'_>, weight: &PackedWeight, start: Start<'_>, dx: Target<'_>) {
+    multiply(dy, &weight.plain, start, dx);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::slopes;
+
+    #[test]
+    fn multiplies_by_the_transposed_weight_and_adds_the_bias() {
+        let mut weight = PackedWeight::default();
+        weight.pack(Matrix::new(&[1.0, 2.0, 3.0, 4.0], 2));
+        let mut y = [0.0; 2];
+        forward(Matrix::new(&[5.0, 6.0], 2), &weight, &[10.0, 20.0], Target::new(&mut y, 2));
+        assert_eq!(y, [1.0 * 5.0 + 2.0 * 6.0 + 10.0, 3.0 * 5.0 + 4.0 * 6.0 + 20.0]);
+    }
+
+    #[test]
+    fn backward_is_the_slope_of_forward() {
+        for (tokens, from, to) in [(1, 1, 1), (3, 5, 2), (14, 7, 35)] {
+            slopes::check("linear", &slopes::numbers(tokens * from + to * from + to, 2), |inputs, dy| {
+                let (x, rest) = inputs.split_at(tokens * from);
+                let (w, bias) = rest.split_at(to * from);
+                let (x, mut weight) = (Matrix::new(x, from), PackedWeight::default());
+                weight.pack(Matrix::new(w, from));
+                let mut y = vec![0.0; tokens * to];
+                forward(x, &weight, bias, Target::new(&mut y, to));
+                let dy = Matrix::new(&dy[..tokens * to], to);
+                let (mut dx, mut dw, mut db) = (vec![0.0; tokens * from], vec![0.0; to * from], vec![0.0; to]);
+                backward_weights(x, dy, &mut dw, &mut db, &mut Panels::default());
+                backward_input(dy, &weight, Start::Zero, Target::new(&mut dx, from));
+                (y, [dx, dw, db].concat())
+            });
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Softmax and cross-entropy in one: takes logits `[masked, vocab]` and the right tokens, gives the loss and leaves the
+//! gradient in the logits' place.
+//!
+//! ```text
+//! p_j = e^(z_j) / Σ_k e^(z_k)                 loss = -log p_t = log Σ_k e^(z_k) - z_t
+//! dz_j = ∂loss/∂z_j = p_j - δ_jt
+//! ```
+//!
+//! The gradient is the prediction minus the truth. The largest logit is subtracted from all of a row, which changes
+//! nothing but keeps the exponentials from overflowing.
+
+use pulp::Arch;
+
+use crate::engine::vector;
+
+/// The sum of the rows' losses; each row of logits becomes its gradient, times `share`: 1 / masked, when the mean over
+/// the masked rows of the whole batch is asked for.
+pub(crate) fn softmax_cross_entropy(logits: &mut [f32], targets: &[u32], vocab: usize, share: f32) -> f64 {
+    let mut loss = 0.0;
+    Arch::new().dispatch(|| {
+        for (z, &target) in logits.chunks_exact_mut(vocab).zip(targets) {
+            let (target, largest) = (target as usize, vector::max(z));
+            let above = z[target] - largest;
+            for z in z.iter_mut() {
+                *z = vector::exp(*z - largest);
+            }
+            let sum = vector::sum(z);
+            loss += f64::from(sum).ln() - f64::from(above);
+            for z in z.iter_mut() {
+                *z *= share / sum;
+            }
+            z[target] -= share;
+        }
+    });
+    loss
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::slopes;
+
+    #[test]
+    fn of_two_equal_logits_each_has_half() {
+        let mut logits = [7.0, 7.0];
+        let loss = softmax_cross_entropy(&mut logits, &[1], 2, 1.0);
+        assert!((loss - 2f64.ln()).abs() < 1e-7);
+        assert_eq!(logits, [0.5, -0.5]);
+    }
+
+    #[test]
+    fn the_gradient_is_the_slope_of_the_loss() {
+        let targets = [3, 0, 36, 5];
+        slopes::check("loss", &slopes::numbers(4 * 37, 5), |logits, weights| {
+            let mut gradient = logits.to_vec();
+            let loss = softmax_cross_entropy(&mut gradient, &targets, 37, 1.0);
+            gradient.iter_mut().for_each(|z| *z *= weights[0]);
+            (vec![loss as f32], gradient)
+        });
+    }
+
+    #[test]
+    fn large_logits_neither_overflow_nor_vanish() {
+        let mut logits = [3e4, -3e4, 2.9e4];
+        let loss = softmax_cross_entropy(&mut logits, &[1], 3, 1.0);
+        assert!((loss - 6e4).abs() < 1.0 && logits[1] == -1.0 && (logits[0] - 1.0).abs() < 1e-6, "{loss} {logits:?}");
+    }
+}

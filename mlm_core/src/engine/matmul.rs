@@ -1,0 +1,336 @@
+//! Takes two matrices, gives their product: the one operation in which a Transformer spends its time. What is multiplied
+//! with what is left to the files of the operations.
+//!
+//! The right factor is first copied into panels of [`WIDTH`] columns. A tile of the result, some rows of one panel, then
+//! stays in the vector registers from the first product to the last, and each number that comes from memory is used for
+//! a whole row or column of the tile (Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication").
+
+use std::array;
+
+use pulp::{Arch, Simd, WithSimd};
+
+/// Columns of a panel: 2 vectors of AVX-512, 4 of AVX2, 8 of NEON or SSE.
+const WIDTH: usize = 32;
+
+/// How many products are summed up before the sums go back to memory, so that a panel fits into the nearest cache.
+const DEPTH: usize = 256;
+
+/// A view of numbers that lie somewhere in a slice as a matrix, row by row or, transposed, column by column.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix<'a> {
+    values: &'a [f32],
+    rows: usize,
+    columns: usize,
+    /// From a number to the one of the next row.
+    row_step: usize,
+    /// From a number to the one of the next column; this or `row_step` is 1.
+    column_step: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// All of a slice, in rows of `columns` numbers.
+    pub(crate) fn new(values: &'a [f32], columns: usize) -> Self {
+        Self::part(values, values.len() / columns, columns, columns)
+    }
+
+    /// `rows` rows of `columns` numbers, each `row_step` after the one before.
+    pub(crate) fn part(values: &'a [f32], rows: usize, columns: usize, row_step: usize) -> Self {
+        Self { values, rows, columns, row_step, column_step: 1 }
+    }
+
+    pub(crate) fn columns(self) -> usize {
+        self.columns
+    }
+
+    /// The rows of a matrix that is not transposed.
+    #[inline(always)]
+    pub(crate) fn rows(self) -> impl Iterator<Item = &'a [f32]> {
+        debug_assert_eq!(self.column_step, 1);
+        (0..self.rows).map(move |row| &self.values[row * self.row_step..][..self.columns])
+    }
+
+    pub(crate) fn transposed(self) -> Self {
+        let Self { values, rows, columns, row_step, column_step } = self;
+        Self { values, rows: columns, columns: rows, row_step: column_step, column_step: row_step }
+    }
+}
+
+/// A place for the result: rows as in [`Matrix::part`].
+#[derive(Debug)]
+pub(crate) struct Target<'a> {
+    values: &'a mut [f32],
+    row_step: usize,
+}
+
+impl<'a> Target<'a> {
+    /// Rows that start `row_step` after each other.
+    pub(crate) fn new(values: &'a mut [f32], row_step: usize) -> Self {
+        Self { values, row_step }
+    }
+}
+
+/// What the products are added to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Start<'a> {
+    /// Nothing.
+    Zero,
+    /// What the target holds.
+    Target,
+    /// The same row in every row `[columns]`.
+    Bias(&'a [f32]),
+}
+
+/// A right factor `[depth, columns]`, copied into panels.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Panels {
+    /// Panel by panel, in each row by row. May be longer than what the last factor needed.
+    values: Vec<f32>,
+    depth: usize,
+    columns: usize,
+}
+
+impl Panels {
+    /// Copies a matrix; memory is taken only where a larger one than ever before comes.
+    pub(crate) fn pack(&mut self, right: Matrix<'_>) {
+        (self.depth, self.columns) = (right.rows, right.columns);
+        if self.depth == 0 {
+            return;
+        }
+        let needed = self.columns.div_ceil(WIDTH) * self.depth * WIDTH;
+        if self.values.len() < needed {
+            self.values.resize(needed, 0.0);
+        }
+        let panels = self.values.as_chunks_mut::<WIDTH>().0.chunks_exact_mut(self.depth);
+        for (panel, first) in panels.zip((0..right.columns).step_by(WIDTH)) {
+            let width = WIDTH.min(right.columns - first);
+            if right.column_step == 1 {
+                for (k, row) in panel.iter_mut().enumerate() {
+                    let from = &right.values[k * right.row_step + first..][..width];
+                    match <&[f32; WIDTH]>::try_from(from) {
+                        Ok(whole) => *row = *whole,
+                        Err(_) => row[..width].copy_from_slice(from),
+                    }
+                }
+            } else {
+                for nth in 0..width {
+                    let column = &right.values[(first + nth) * right.column_step..][..right.rows];
+                    for (row, &value) in panel.iter_mut().zip(column) {
+                        row[nth] = value;
+                    }
+                }
+            }
+        }
+    }
+
+    fn panel(&self, nth: usize) -> &[f32] {
+        &self.values[nth * self.depth * WIDTH..][..self.depth * WIDTH]
+    }
+}
+
+/// `target = start + left right`, `[rows, depth]` times `[depth, columns]`.
+///
+/// # Panics
+/// When the shapes do not fit each other, or the slices are too short for them.
+pub(crate) fn multiply(left: Matrix<'_>, right: &Panels, start: Start<'_>, target: Target<'_>) {
+    assert_eq!(left.columns, right.depth, "columns of the left factor, rows of the right one");
+    if left.rows > 0 && right.columns > 0 {
+        Arch::new().dispatch(Product { left, right, start, target });
+    }
+}
+
+struct Product<'a> {
+    left: Matrix<'a>,
+    right: &'a Panels,
+    start: Start<'a>,
+    target: Target<'a>,
+}
+
+impl WithSimd for Product<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        // As many rows as leave registers for a row of the panel: of 32 vectors in AVX-512, of 16 in AVX2.
+        match S::F32_LANES {
+            16 => self.tiles::<S, 2>(simd, 12),
+            8 => self.tiles::<S, 4>(simd, 3),
+            4 => self.tiles::<S, 8>(simd, 3),
+            _ => self.tiles::<S, 32>(simd, 1),
+        }
+    }
+}
+
+impl Product<'_> {
+    #[inline(always)]
+    fn tiles<S: Simd, const VECTORS: usize>(&mut self, simd: S, most: usize) {
+        let (rows, columns, depth) = (self.left.rows, self.right.columns, self.left.columns);
+        // Tiles of nearly the same height: 33 rows are 3 times 11, not 12 + 12 + 9.
+        let blocks = rows.div_ceil(most);
+        let mut from = 0;
+        loop {
+            let to = depth.min(from + DEPTH);
+            for (nth, first) in (0..columns).step_by(WIDTH).enumerate() {
+                let panel = &self.right.panel(nth)[from * WIDTH..to * WIDTH];
+                for block in 0..blocks {
+                    let (top, bottom) = (block * rows / blocks, (block + 1) * rows / blocks);
+                    let tile = Tile { top, first, from, to };
+                    match bottom - top {
+                        1 => self.tile::<S, VECTORS, 1>(simd, panel, tile),
+                        2 => self.tile::<S, VECTORS, 2>(simd, panel, tile),
+                        3 => self.tile::<S, VECTORS, 3>(simd, panel, tile),
+                        4 => self.tile::<S, VECTORS, 4>(simd, panel, tile),
+                        5 => self.tile::<S, VECTORS, 5>(simd, panel, tile),
+                        6 => self.tile::<S, VECTORS, 6>(simd, panel, tile),
+                        7 => self.tile::<S, VECTORS, 7>(simd, panel, tile),
+                        8 => self.tile::<S, VECTORS, 8>(simd, panel, tile),
+                        9 => self.tile::<S, VECTORS, 9>(simd, panel, tile),
+                        10 => self.tile::<S, VECTORS, 10>(simd, panel, tile),
+                        11 => self.tile::<S, VECTORS, 11>(simd, panel, tile),
+                        _ => self.tile::<S, VECTORS, 12>(simd, panel, tile),
+                    }
+                }
+            }
+            from = to;
+            if from == depth {
+                break;
+            }
+        }
+    }
+
+    /// The sums of one tile, from the first product to the last in registers.
+    #[inline(always)]
+    fn tile<S: Simd, const VECTORS: usize, const ROWS: usize>(&mut self, simd: S, panel: &[f32], tile: Tile) {
+        let Tile { top, first, from, to } = tile;
+        let Self { left, right, start, target } = self;
+        let width = WIDTH.min(right.columns - first);
+        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+        match start {
+            Start::Bias(bias) if from == 0 => sums = [load(simd, &bias[first..][..width]); ROWS],
+            Start::Zero if from == 0 => {}
+            _ => {
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    *sums = load(simd, &target.values[(top + row) * target.row_step + first..][..width]);
+                }
+            }
+        }
+        let panel = S::as_simd_f32s(panel).0.as_chunks::<VECTORS>().0;
+        if left.column_step == 1 {
+            let rows: [&[f32]; ROWS] =
+                array::from_fn(|row| &left.values[(top + row) * left.row_step..][from..to][..panel.len()]);
+            for (k, right) in panel.iter().enumerate() {
+                add::<S, VECTORS, ROWS>(simd, &mut sums, array::from_fn(|row| rows[row][k]), right);
+            }
+        } else {
+            let columns = left.values[from * left.column_step..].chunks(left.column_step);
+            for (column, right) in columns.zip(panel) {
+                let column: &[f32; ROWS] = column[top..].first_chunk().expect("as many rows as the tile has");
+                add(simd, &mut sums, *column, right);
+            }
+        }
+        for (row, sums) in sums.iter().enumerate() {
+            store(simd, sums, &mut target.values[(top + row) * target.row_step + first..][..width]);
+        }
+    }
+}
+
+/// Which part of the product: rows from `top`, columns from `first`, the products `from..to`.
+#[derive(Clone, Copy)]
+struct Tile {
+    top: usize,
+    first: usize,
+    from: usize,
+    to: usize,
+}
+
+/// Adds the product of a column and a row.
+#[inline(always)]
+fn add<S: Simd, const VECTORS: usize, const ROWS: usize>(
+    simd: S,
+    sums: &mut [[S::f32s; VECTORS]; ROWS],
+    column: [f32; ROWS],
+    row: &[S::f32s; VECTORS],
+) {
+    for (sums, left) in sums.iter_mut().zip(column) {
+        let left = simd.splat_f32s(left);
+        for (sum, &right) in sums.iter_mut().zip(row) {
+            *sum = simd.mul_add_f32s(left, right, *sum);
+        }
+    }
+}
+
+/// Up to [`WIDTH`] numbers as vectors, filled up with zeros.
+#[inline(always)]
+fn load<S: Simd, const VECTORS: usize>(simd: S, values: &[f32]) -> [S::f32s; VECTORS] {
+    let (whole, rest) = S::as_simd_f32s(values);
+    array::from_fn(|nth| match whole.get(nth) {
+        Some(&vector) => vector,
+        None if nth == whole.len() => simd.partial_load_f32s(rest),
+        None => simd.splat_f32s(0.0),
+    })
+}
+
+#[inline(always)]
+fn store<S: Simd, const VECTORS: usize>(simd: S, vectors: &[S::f32s; VECTORS], values: &mut [f32]) {
+    let (whole, rest) = S::as_mut_simd_f32s(values);
+    for (to, &vector) in whole.iter_mut().zip(vectors) {
+        *to = vector;
+    }
+    if let Some(&vector) = vectors.get(whole.len()) {
+        simd.partial_store_f32s(rest, vector);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    /// Every height of a tile, panels that are not full, more products than are summed at once, each way to lie in memory.
+    #[test]
+    fn equals_the_sum_of_products() {
+        let mut rng = StdRng::seed_from_u64(0);
+        let mut panels = Panels::default();
+        for round in 0..300 {
+            let rows = rng.random_range(1..40);
+            let columns = rng.random_range(1..100);
+            let depth = if round % 20 == 0 { rng.random_range(250..600) } else { rng.random_range(0..40) };
+            let mut numbers = |count: usize| -> Vec<f32> { (0..count).map(|_| rng.random_range(-1.0..1.0)).collect() };
+            let (left, right) = (numbers(rows * depth), numbers(depth * columns));
+            let (bias, before) = (numbers(columns), numbers(rows * (columns + 3)));
+            let (left_at, left): (Box<dyn Fn(usize, usize) -> f32>, _) = if round % 2 == 0 {
+                (Box::new(|i, k| left[i * depth + k]), Matrix::part(&left, rows, depth, depth))
+            } else {
+                (Box::new(|i, k| left[k * rows + i]), Matrix::part(&left, depth, rows, rows).transposed())
+            };
+            let (right_at, right): (Box<dyn Fn(usize, usize) -> f32>, _) = if round % 3 == 0 {
+                (Box::new(|k, j| right[k * columns + j]), Matrix::part(&right, depth, columns, columns))
+            } else {
+                (Box::new(|k, j| right[j * depth + k]), Matrix::part(&right, columns, depth, depth).transposed())
+            };
+            let start = [Start::Zero, Start::Target, Start::Bias(&bias)][round % 5 % 3];
+            let mut product = before.clone();
+            panels.pack(right);
+            multiply(left, &panels, start, Target::new(&mut product, columns + 3));
+            for i in 0..rows {
+                for j in 0..columns + 3 {
+                    let at = i * (columns + 3) + j;
+                    let expected = if j < columns {
+                        let start = match start {
+                            Start::Zero => 0.0,
+                            Start::Target => before[at],
+                            Start::Bias(bias) => bias[j],
+                        };
+                        (0..depth).map(|k| f64::from(left_at(i, k)) * f64::from(right_at(k, j))).sum::<f64>()
+                            + f64::from(start)
+                    } else {
+                        f64::from(before[at])
+                    };
+                    let error = (f64::from(product[at]) - expected).abs();
+                    assert!(error < 1e-4, "{rows} x {depth} x {columns}, at {i}, {j}: {error}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Threads that wait for work: takes a function, runs it once on each thread whenever asked to.
+//!
+//! They start once. Between two rounds of a training step lie microseconds, so a thread that has nothing to do looks for
+//! the next round for a while before it sleeps; to wake it takes some 50 µs.
+
+use std::any::Any;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+
+/// How long a thread looks for the next round before it sleeps.
+const PATIENCE: Duration = Duration::from_micros(100);
+
+type Work = Arc<dyn Fn(usize) + Send + Sync>;
+
+/// A function and the threads that run it.
+pub(crate) struct Pool {
+    rounds: Arc<Rounds>,
+    work: Work,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pool {{ threads: {} }}", self.threads.len() + 1)
+    }
+}
+
+/// What the threads and their owner tell each other.
+#[derive(Default)]
+struct Rounds {
+    /// The number of rounds begun, or [`END`].
+    begun: AtomicUsize,
+    /// How many threads have not finished the round.
+    working: AtomicUsize,
+    /// How many threads sleep, or are about to.
+    sleeping: AtomicUsize,
+    /// Held by those who go to sleep and by the one who wakes them.
+    bed: Mutex<()>,
+    alarm: Condvar,
+    /// What a thread said when it panicked.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// Instead of a number of rounds: the threads are to end.
+const END: usize = usize::MAX;
+
+impl Pool {
+    /// Starts `threads - 1` threads; the caller of [`Pool::run`] is the remaining one. `work` is given the thread's number.
+    ///
+    /// # Errors
+    /// When the system refuses to start so many.
+    pub(crate) fn new(threads: usize, work: Work) -> Result<Self> {
+        let mut pool = Self { rounds: Arc::default(), work, threads: Vec::with_capacity(threads - 1) };
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        // With more threads than cores, one that looks for work keeps another one from working.
+        let patience = if threads > cores { Duration::ZERO } else { PATIENCE };
+        for nth in 1..threads {
+            let (rounds, work) = (Arc::clone(&pool.rounds), Arc::clone(&pool.work));
+            let thread = thread::Builder::new().name(format!("mlm_core {nth}")).spawn(move || {
+                let mut last = 0;
+                while let Some(round) = rounds.next(last, patience) {
+                    last = round;
+                    rounds.note_panic(catch_unwind(AssertUnwindSafe(|| work(nth))));
+                    rounds.working.fetch_sub(1, Ordering::Release);
+                }
+            });
+            pool.threads.push(thread.map_err(|error| {
+                Error::argument("threads", "as many threads as the system can start", format!("{threads} ({error})"))
+            })?);
+        }
+        Ok(pool)
+    }
+
+    /// Runs the function on all threads and returns when all have finished.
+    ///
+    /// # Panics
+    /// When the function panics on one of them; the others finish, and the pool can be used again.
+    pub(crate) fn run(&mut self) {
+        let rounds = &self.rounds;
+        rounds.working.store(self.threads.len(), Ordering::Relaxed);
+        rounds.begin(rounds.begun.load(Ordering::Relaxed) + 1);
+        rounds.note_panic(catch_unwind(AssertUnwindSafe(|| (self.work)(0))));
+        let waiting = Instant::now();
+        while rounds.working.load(Ordering::Acquire) > 0 {
+            if waiting.elapsed() < PATIENCE { std::hint::spin_loop() } else { thread::yield_now() }
+        }
+        let panic = lock(&rounds.panic).take();
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.rounds.begin(END);
+        for thread in self.threads.drain(..) {
+            // Its panics have been caught; there is nothing more that it could say.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Rounds {
+    fn begin(&self, round: usize) {
+        self.begun.store(round, Ordering::SeqCst);
+        // A thread counts itself among the sleepers before it looks at `begun` for the last time: either it sees the new
+        // round, or it is seen here.
+        if self.sleeping.load(Ordering::SeqCst) > 0 {
+            let _bed = lock(&self.bed);
+            self.alarm.notify_all();
+        }
+    }
+
+    /// Waits for the round after `last`; none when the threads are to end.
+    fn next(&self, last: usize, patience: Duration) -> Option<usize> {
+        let waiting = Instant::now();
+        let mut round = self.begun.load(Ordering::Acquire);
+        while round == last && waiting.elapsed() < patience {
+            std::hint::spin_loop();
+            round = self.begun.load(Ordering::Acquire);
+        }
+        if round == last {
+            let mut bed = lock(&self.bed);
+            self.sleeping.fetch_add(1, Ordering::SeqCst);
+            round = self.begun.load(Ordering::SeqCst);
+            while round == last {
+                bed = self.alarm.wait(bed).unwrap_or_else(PoisonError::into_inner);
+                round = self.begun.load(Ordering::SeqCst);
+            }
+            self.sleeping.fetch_sub(1, Ordering::SeqCst);
+        }
+        (round != END).then_some(round)
+    }
+
+    fn note_panic(&self, result: thread::Result<()>) {
+        if let Err(panic) = result {
+            *lock(&self.panic) = Some(panic);
+        }
+    }
+}
+
+/// A panic leaves nothing half done here that the next round would not do anew.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_thread_works_once_a_round() {
+        for threads in 1..5 {
+            let counts: Arc<Vec<AtomicUsize>> = Arc::new((0..threads).map(|_| AtomicUsize::new(0)).collect());
+            let seen = Arc::clone(&counts);
+            let mut pool =
+                Pool::new(threads, Arc::new(move |nth| _ = seen[nth].fetch_add(1, Ordering::Relaxed))).unwrap();
+            for round in 1..500 {
+                pool.run();
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == round));
+                if round % 100 == 0 {
+                    thread::sleep(3 * PATIENCE); // The threads fall asleep and are woken again.
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn after_a_panic_the_threads_are_there_as_before() {
+        for panicking in 0..3 {
+            let round = Arc::new(AtomicUsize::new(0));
+            let of_work = Arc::clone(&round);
+            let work = move |nth| assert!(of_work.load(Ordering::Relaxed) != 1 || nth != panicking, "thread {nth}");
+            let mut pool = Pool::new(3, Arc::new(work)).unwrap();
+            for expected in [true, false, true, true] {
+                let succeeded = catch_unwind(AssertUnwindSafe(|| pool.run())).is_ok();
+                assert_eq!(succeeded, expected);
+                round.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
