@@ -56,6 +56,9 @@ pub enum Error {
         /// The weight's name.
         name: String,
     },
+    /// A backward pass was asked for that has nothing to go back over.
+    #[error("backward: expected a call of forward just before it, whose loss it is the gradient of, got none")]
+    NoForward,
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Tensor(candle_core::Error),

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! text       corpus -> tokenizer -> masking -> batch
-//! model      config -> params -> reference
+//! model      config -> params -> encoder (what a back end can do) -> reference (the back end in candle)
+//! engine     the back end by hand: one operation a file
 //! training   optimizer, history
 //! analysis   evaluate, predict
 //! figures    plot, markup
@@ -15,7 +16,7 @@
 //! | --- | --- |
 //! | text | [`Corpus`], [`Tokenizer`] |
 //! | the task | [`Masking`], [`Masker`], [`Batch`], [`DataLoader`] |
-//! | the model | [`ModelConfig`], [`Params`], [`Encoder`], [`Mode`], [`pick_device`] |
+//! | the model | [`ModelConfig`], [`Params`], [`Encoder`]: [`Reference`] or [`Engine`], [`Mode`], [`pick_device`] |
 //! | training | [`Gradients`], [`AdamW`], [`Schedule`], [`History`] |
 //! | what it has learned | [`evaluate`], [`recovery`], [`fill_mask`] |
 //! | to look at | [`plot`], [`markup`], [`Figure`] |
@@ -28,7 +29,6 @@
 //! mechanics. Randomness is an argument: on one CPU the same generator gives the same numbers, bit for bit.
 //!
 //! ```
-//! use mlm_core::candle_core::DType;
 //! use mlm_core::rand::{SeedableRng, rngs::StdRng};
 //! use mlm_core::*;
 //!
@@ -37,14 +37,15 @@
 //! let corpus = Corpus::from_lines(["the cake is a lie", "to be or not to be"])?;
 //! let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
 //! let config = ModelConfig::new(tokenizer.vocab());
-//! let mut encoder = Encoder::new(&Params::init(&config, &mut rng)?, DType::F32, &pick_device())?;
+//! let mut encoder = Engine::new(&Params::init(&config, &mut rng)?)?;
+//! let mut gradients = Gradients::zeros(&encoder)?;
 //! let mut optimizer = AdamW::new(&encoder, AdamWConfig::default())?;
 //!
 //! let masker = Masker::new(&tokenizer, Masking::default())?;
 //! let loader = DataLoader::new(tokenizer.encode_corpus(&corpus, config.max_len)?.sequences, 2)?;
 //! for batch in loader.epoch(&masker, &mut rng) {
-//!     let loss = encoder.loss(&batch?, Mode::Train { dropout_seed: 0 })?;
-//!     let mut gradients = encoder.gradients(&loss)?;
+//!     let loss = encoder.forward(&batch?, Mode::Train { dropout_seed: 0 })?;
+//!     encoder.backward(&mut gradients)?;
 //!     gradients.clip(1.0)?;
 //!     optimizer.step(&mut encoder, &gradients, 1e-3)?;
 //! }
@@ -68,7 +69,6 @@ mod text;
 
 mod model;
 
-#[allow(dead_code)]
 mod engine;
 
 mod training;
@@ -79,14 +79,16 @@ mod figures;
 
 pub use analysis::evaluate::{Evaluation, Recovery, WordRecovery, evaluate, recovery};
 pub use analysis::predict::{FilledMask, Prediction, fill_mask};
+pub use engine::Engine;
 pub use error::{Error, Result};
 pub use figures::figure::Figure;
 pub use figures::{markup, plot};
 pub use model::config::ModelConfig;
 pub use model::device::pick_device;
-pub use model::encoder::{Encoded, Mode};
+pub use model::encoder::{Encoded, Encoder, Mode};
+pub use model::gradients::Gradients;
 pub use model::params::Params;
-pub use model::reference::{Encoder, Gradients};
+pub use model::reference::Reference;
 pub use text::batch::{Batch, DataLoader, Epoch, IGNORED_LABEL, PaddedBatch};
 pub use text::corpus::{Corpus, Layout};
 pub use text::masking::{MaskedTokens, Masker, Masking, Treatment};

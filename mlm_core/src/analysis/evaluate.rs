@@ -1,12 +1,10 @@
 //! Takes a model and text it is to recover, gives numbers: loss and accuracy on fixed masks, and which words it
 //! recovers when each is masked alone. Drawing them is left to [`crate::figures::plot`].
 
-use candle_core::{D, DType, Device};
-use candle_nn::ops::log_softmax;
+use candle_core::{DType, Device};
 
 use crate::error::{Error, Result};
-use crate::model::encoder::Mode;
-use crate::model::reference::Encoder;
+use crate::model::encoder::{Encoder, Mode};
 use crate::text::batch::Batch;
 use crate::text::corpus::Corpus;
 use crate::text::masking::Treatment;
@@ -30,12 +28,11 @@ pub struct Evaluation {
 ///
 /// # Errors
 /// When there is no batch, or one does not fit the model.
-pub fn evaluate(encoder: &Encoder, batches: &[Batch]) -> Result<Evaluation> {
+pub fn evaluate(encoder: &dyn Encoder, batches: &[Batch]) -> Result<Evaluation> {
     let (mut loss, mut correct, mut masked) = (0.0, 0, 0);
     for batch in batches {
-        batch.check_targets()?;
-        encoder.check_ids("targets", &batch.targets)?;
-        for (scores, &target) in log_probabilities(encoder, batch)?.iter().zip(&batch.targets) {
+        encoder.config().check_targets(batch)?;
+        for (scores, &target) in log_probabilities(encoder, batch)?.rows().zip(&batch.targets) {
             loss -= scores[target as usize];
             correct += usize::from(best(scores) == target as usize);
             masked += 1;
@@ -86,12 +83,12 @@ const RECOVERY_BATCH: usize = 32;
 /// the model loses its end, as in [`Tokenizer::encode_corpus`].
 ///
 /// ```
-/// # use mlm_core::{candle_core::{DType, Device}, rand::{SeedableRng, rngs::StdRng}, *};
+/// # use mlm_core::{rand::{SeedableRng, rngs::StdRng}, *};
 /// # fn main() -> Result<()> {
 /// let corpus = Corpus::from_lines(["the cake is a lie", "a fox"])?;
 /// let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
 /// let params = Params::init(&ModelConfig::new(tokenizer.vocab()), &mut StdRng::seed_from_u64(0))?;
-/// let recovery = recovery(&Encoder::new(&params, DType::F32, &Device::Cpu)?, &tokenizer, &corpus)?;
+/// let recovery = recovery(&Engine::new(&params)?, &tokenizer, &corpus)?;
 /// assert_eq!((recovery.words.len(), recovery.words[6].word.as_str()), (7, "fox"));
 /// println!("{} of {} recovered", recovery.recovered(), recovery.words.len());
 /// # Ok(())
@@ -100,13 +97,13 @@ const RECOVERY_BATCH: usize = 32;
 ///
 /// # Errors
 /// When the tokenizer's vocabulary is larger than the model's.
-pub fn recovery(encoder: &Encoder, tokenizer: &Tokenizer, corpus: &Corpus) -> Result<Recovery> {
+pub fn recovery(encoder: &dyn Encoder, tokenizer: &Tokenizer, corpus: &Corpus) -> Result<Recovery> {
     let mut truncated = 0;
     let (mut sequences, mut tasks) = (Vec::with_capacity(corpus.len()), Vec::new());
     for (sentence, text) in corpus.sentences().iter().enumerate() {
         let mut ids = tokenizer.encode(text)?;
         truncated += usize::from(tokenizer.truncate(&mut ids, encoder.config().max_len));
-        encoder.check_ids("text", &ids)?;
+        encoder.config().check_ids("text", &ids)?;
         tasks.extend(tokenizer.words(&ids).into_iter().map(|word| (sentence, word)));
         sequences.push(ids);
     }
@@ -125,10 +122,11 @@ pub fn recovery(encoder: &Encoder, tokenizer: &Tokenizer, corpus: &Corpus) -> Re
                 batch.treatments.push(Treatment::Mask);
             }
         }
-        let mut scores = log_probabilities(encoder, &batch)?.into_iter();
+        let scores = log_probabilities(encoder, &batch)?;
+        let mut scores = scores.rows();
         for (sentence, word) in tasks {
             let targets = &sequences[*sentence][word.clone()];
-            let scores: Vec<Vec<f64>> = scores.by_ref().take(targets.len()).collect();
+            let scores: Vec<&[f64]> = scores.by_ref().take(targets.len()).collect();
             let predicted: Vec<u32> = scores.iter().map(|scores| best(scores) as u32).collect();
             let log_probability: f64 = scores.iter().zip(targets).map(|(scores, &id)| scores[id as usize]).sum();
             words.push(WordRecovery {
@@ -143,11 +141,31 @@ pub fn recovery(encoder: &Encoder, tokenizer: &Tokenizer, corpus: &Corpus) -> Re
     Ok(Recovery { words, truncated })
 }
 
-/// log softmax of the logits at each masked row, in f64.
-pub(crate) fn log_probabilities(encoder: &Encoder, batch: &Batch) -> Result<Vec<Vec<f64>>> {
+/// log softmax of the logits, in f64 `[masked, vocab]`.
+pub(crate) struct LogProbabilities {
+    values: Vec<f64>,
+    vocab: usize,
+}
+
+impl LogProbabilities {
+    /// Those of each masked row `[vocab]`.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &[f64]> {
+        self.values.chunks_exact(self.vocab)
+    }
+}
+
+pub(crate) fn log_probabilities(encoder: &dyn Encoder, batch: &Batch) -> Result<LogProbabilities> {
     // Metal has no f64, so the logits come to the CPU first.
-    let logits = encoder.logits(batch, Mode::Evaluate)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?; // [masked, vocab]
-    Ok(log_softmax(&logits, D::Minus1)?.to_vec2()?)
+    let logits = encoder.logits(batch, Mode::Evaluate)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+    let mut values = logits.flatten_all()?.to_vec1::<f64>()?;
+    let vocab = encoder.config().vocab;
+    for row in values.chunks_exact_mut(vocab) {
+        let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = row.iter().map(|logit| (logit - largest).exp()).sum();
+        let shift = largest + sum.ln();
+        row.iter_mut().for_each(|logit| *logit -= shift);
+    }
+    Ok(LogProbabilities { values, vocab })
 }
 
 /// The most likely token; of several, the first, as [`crate::fill_mask`] has it.

@@ -3,7 +3,7 @@
 
 use crate::analysis::evaluate::log_probabilities;
 use crate::error::{Error, Result};
-use crate::model::reference::Encoder;
+use crate::model::encoder::Encoder;
 use crate::text::batch::Batch;
 use crate::text::tokenizer::Tokenizer;
 
@@ -33,11 +33,11 @@ pub struct FilledMask {
 /// filled while the others are still `[MASK]`: the predictions are independent of each other.
 ///
 /// ```
-/// # use mlm_core::{candle_core::{DType, Device}, rand::{SeedableRng, rngs::StdRng}, *};
+/// # use mlm_core::{rand::{SeedableRng, rngs::StdRng}, *};
 /// # fn main() -> Result<()> {
 /// let tokenizer = Tokenizer::train(&Corpus::from_lines(["the cake is a lie"])?, 1000, true)?;
 /// let params = Params::init(&ModelConfig::new(tokenizer.vocab()), &mut StdRng::seed_from_u64(0))?;
-/// let encoder = Encoder::new(&params, DType::F32, &Device::Cpu)?;
+/// let encoder = Engine::new(&params)?;
 /// let filled = fill_mask(&encoder, &tokenizer, "the [MASK] is a [MASK]", 3)?;
 /// assert_eq!(filled.masks.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3]);
 /// # Ok(())
@@ -46,7 +46,7 @@ pub struct FilledMask {
 ///
 /// # Errors
 /// When the text has no `[MASK]`, is too long for the model, or `top_k` is 0.
-pub fn fill_mask(encoder: &Encoder, tokenizer: &Tokenizer, text: &str, top_k: usize) -> Result<FilledMask> {
+pub fn fill_mask(encoder: &dyn Encoder, tokenizer: &Tokenizer, text: &str, top_k: usize) -> Result<FilledMask> {
     if top_k == 0 {
         return Err(Error::argument("top_k", "at least 1", top_k));
     }
@@ -61,7 +61,7 @@ pub fn fill_mask(encoder: &Encoder, tokenizer: &Tokenizer, text: &str, top_k: us
         return Err(Error::argument("text", "at least one [MASK]", format!("{text:?}")));
     }
     let mut masks = Vec::with_capacity(batch.masked_rows.len());
-    for (scores, &row) in log_probabilities(encoder, &batch)?.iter().zip(&batch.masked_rows) {
+    for (scores, &row) in log_probabilities(encoder, &batch)?.rows().zip(&batch.masked_rows) {
         let mut order: Vec<usize> = (0..scores.len()).collect();
         order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
         order.truncate(top_k);

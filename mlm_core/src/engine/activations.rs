@@ -82,14 +82,16 @@ impl Activations {
         Self { hidden, layers: vec![LayerActivations::default(); config.layers], ..Self::default() }
     }
 
-    /// How many numbers a share of a batch needs.
-    pub(crate) fn numbers(config: &ModelConfig, size: Size) -> usize {
-        Self::new(config).buffers(config, size).fold(0, |sum: usize, (_, numbers)| sum.saturating_add(numbers))
+    /// How many numbers a share of a batch needs beyond those that there is memory for.
+    pub(crate) fn missing(&mut self, config: &ModelConfig, size: Size) -> usize {
+        let missing = |(buffer, numbers): (&mut Vec<f32>, usize)| numbers.saturating_sub(buffer.capacity());
+        self.buffers(config, size).map(missing).fold(0, usize::saturating_add)
     }
 
     /// Gives every buffer the length that a share of a batch needs. Memory is taken where that is larger than ever before.
     pub(crate) fn fit(&mut self, config: &ModelConfig, size: Size) {
         for (buffer, numbers) in self.buffers(config, size) {
+            buffer.reserve_exact(numbers.saturating_sub(buffer.len()));
             buffer.resize(numbers, 0.0);
         }
     }

@@ -52,7 +52,7 @@ pub(crate) struct Layers {
 impl Layers {
     pub(crate) fn new(params: &Params) -> Result<Self> {
         let config = params.config();
-        let range = |name: &str| params.range(name);
+        let range = |name: &str| -> Result<Range<usize>> { Ok(params.table().get(name)?.range.clone()) };
         let linear = |name: &str, from: usize| -> Result<Linear> {
             let (weight, bias) = (range(&format!("{name}.weight"))?, range(&format!("{name}.bias"))?);
             Ok(Linear { weight, bias, from, packed: PackedWeight::default() })

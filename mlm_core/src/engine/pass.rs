@@ -86,7 +86,7 @@ impl<'a> Share<'a> {
     }
 
     /// For each sequence: its rows in the batch, its rows in the worker's buffers, its part of the probabilities.
-    fn each_attention(self) -> impl Iterator<Item = (Range<usize>, Range<usize>, Range<usize>)> + 'a {
+    pub(crate) fn each_attention(self) -> impl Iterator<Item = (Range<usize>, Range<usize>, Range<usize>)> + 'a {
         let (start, mut end) = (self.rows().start, 0);
         self.each_sequence().map(move |rows| {
             let pairs = end..end + self.config.heads * rows.len() * rows.len();
@@ -240,7 +240,7 @@ pub(crate) fn backward(
 }
 
 /// y += x.
-fn add(y: &mut [f32], x: &[f32]) {
+pub(crate) fn add(y: &mut [f32], x: &[f32]) {
     Arch::new().dispatch(|| vector::add(y, x));
 }
 

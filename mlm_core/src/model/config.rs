@@ -1,6 +1,7 @@
 //! The shape of the model: takes numbers, gives a checked [`ModelConfig`]; the weights are left to [`crate::model::params`].
 
 use crate::error::{Error, Result};
+use crate::text::batch::Batch;
 
 /// Far more layers than any BERT has; it keeps a slip of the pen from filling the memory with names.
 const MAX_LAYERS: usize = 1000;
@@ -100,5 +101,35 @@ impl ModelConfig {
             }
         }
         Ok(())
+    }
+
+    /// Checks that a batch fits the model.
+    ///
+    /// # Errors
+    /// Names the part that does not fit.
+    pub(crate) fn check(&self, batch: &Batch) -> Result<()> {
+        batch.validate()?;
+        let (longest, max_len) = (batch.longest(), self.max_len);
+        if longest > max_len {
+            return Err(Error::argument("batch", format!("sequences of at most max_len = {max_len} tokens"), longest));
+        }
+        self.check_ids("input_ids", &batch.input_ids)
+    }
+
+    /// Checks that a batch says what is right, as a loss needs.
+    ///
+    /// # Errors
+    /// When it does not, or in words that the model does not have.
+    pub(crate) fn check_targets(&self, batch: &Batch) -> Result<()> {
+        batch.check_targets()?;
+        self.check_ids("targets", &batch.targets)
+    }
+
+    pub(crate) fn check_ids(&self, argument: &'static str, ids: &[u32]) -> Result<()> {
+        let vocab = self.vocab;
+        match ids.iter().find(|&&id| id as usize >= vocab) {
+            Some(id) => Err(Error::argument(argument, format!("ids below vocab = {vocab}"), id)),
+            None => Ok(()),
+        }
     }
 }

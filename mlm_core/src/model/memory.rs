@@ -15,21 +15,48 @@ pub(crate) const TRAINING: usize = 4;
 /// # Errors
 /// When they do not; the error says how much is needed and how much there is.
 pub(crate) fn reserve(config: &ModelConfig, parameters: usize, numbers: usize) -> Result<Vec<f32>> {
-    let available = available();
-    let needed = (parameters as u64).saturating_mul((numbers * size_of::<f32>()) as u64);
+    let ModelConfig { vocab, d_model, layers, d_ff, max_len, .. } = config;
+    let what = || {
+        format!(
+            "{numbers} numbers for each of {parameters} parameters: vocab {vocab}, d_model {d_model}, layers {layers}, \
+             d_ff {d_ff}, max_len {max_len}"
+        )
+    };
+    check("config", "a model", parameters.saturating_mul(numbers), what)?;
     let mut values = Vec::new();
-    if needed <= available.unwrap_or(u64::MAX) && values.try_reserve_exact(parameters).is_ok() {
-        return Ok(values);
+    match values.try_reserve_exact(parameters) {
+        Ok(()) => Ok(values),
+        Err(_) => Err(too_large("config", "a model", parameters.saturating_mul(numbers), available(), what)),
     }
+}
+
+/// Checks that so many f32 numbers fit in the memory that is available.
+///
+/// # Errors
+/// When they do not; the error names the argument to blame and says how much is needed, for `what`, and how much there is.
+pub(crate) fn check(argument: &'static str, noun: &str, numbers: usize, what: impl Fn() -> String) -> Result<()> {
+    let available = available();
+    if bytes(numbers) <= available.unwrap_or(u64::MAX) {
+        return Ok(());
+    }
+    Err(too_large(argument, noun, numbers, available, what))
+}
+
+fn too_large(
+    argument: &'static str,
+    noun: &str,
+    numbers: usize,
+    available: Option<u64>,
+    what: impl Fn() -> String,
+) -> Error {
     let giga = |bytes: u64| bytes as f64 / 1e9;
     let available = available.map_or(String::new(), |bytes| format!(", {:.1} GB", giga(bytes)));
-    let ModelConfig { vocab, d_model, layers, d_ff, max_len, .. } = config;
-    let actual = format!(
-        "{:.1} GB ({numbers} numbers for each of {parameters} parameters: vocab {vocab}, d_model {d_model}, \
-         layers {layers}, d_ff {d_ff}, max_len {max_len})",
-        giga(needed)
-    );
-    Err(Error::argument("config", format!("a model that fits in the memory that is available{available}"), actual))
+    let expected = format!("{noun} that fits in the memory that is available{available}");
+    Error::argument(argument, expected, format!("{:.1} GB ({})", giga(bytes(numbers)), what()))
+}
+
+fn bytes(numbers: usize) -> u64 {
+    (numbers as u64).saturating_mul(size_of::<f32>() as u64)
 }
 
 /// Bytes that can be allocated before the system, or the container that limits this process, runs out of memory;

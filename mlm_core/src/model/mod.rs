@@ -1,11 +1,14 @@
-//! The model: its shape, its weights, and the reference back end that computes with them.
-
-mod memory;
+//! The model: its shape, its weights, what every back end can do, and the reference back end.
 
 pub(crate) mod config;
+pub(crate) mod memory;
 pub(crate) mod params;
+
+pub(crate) mod gradients;
+pub(crate) mod weights;
+
+pub(crate) mod encoder;
 
 pub(crate) mod device;
 pub(crate) mod dropout;
-pub(crate) mod encoder;
 pub(crate) mod reference;

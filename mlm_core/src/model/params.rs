@@ -1,9 +1,10 @@
 //! Takes a [`ModelConfig`], gives all weights of the model in one flat buffer under Hugging Face's names; what is
-//! computed with them is left to [`crate::model::reference`].
+//! computed with them is left to [`crate::model::reference`] and [`crate::engine`].
 
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand_distr::{Distribution, Normal};
@@ -27,22 +28,68 @@ use crate::model::memory;
 #[derive(Clone, PartialEq)]
 pub struct Params {
     config: ModelConfig,
-    entries: Vec<Entry>,
-    index: HashMap<String, usize>,
+    table: Arc<Table>,
     values: Vec<f32>,
 }
 
-/// Where one named tensor lies in the buffer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Entry {
-    name: String,
-    shape: Vec<usize>,
-    range: Range<usize>,
+/// The tensors of a model in the order of their flat buffers: weights, gradients, moments.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Table {
+    entries: Vec<Entry>,
+    index: HashMap<String, usize>,
+    parameters: usize,
+}
+
+/// Where one named tensor lies in a flat buffer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) range: Range<usize>,
+}
+
+impl Table {
+    fn new(config: &ModelConfig) -> Self {
+        let mut entries = Vec::new();
+        let mut end: usize = 0;
+        for (name, shape) in shapes(config) {
+            let start = end;
+            end = end.saturating_add(shape.iter().fold(1, |size: usize, &dim| size.saturating_mul(dim)));
+            entries.push(Entry { name, shape, range: start..end });
+        }
+        let index = entries.iter().enumerate().map(|(nth, entry)| (entry.name.clone(), nth)).collect();
+        Self { entries, index, parameters: end }
+    }
+
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The number of parameters.
+    pub(crate) fn parameters(&self) -> usize {
+        self.parameters
+    }
+
+    pub(crate) fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.entries.iter().map(|entry| entry.name.as_str())
+    }
+
+    /// # Errors
+    /// When there is no tensor of that name.
+    pub(crate) fn get(&self, name: &str) -> Result<&Entry> {
+        match self.index.get(name) {
+            Some(&nth) => Ok(&self.entries[nth]),
+            None => {
+                let expected = "the name of a tensor such as bert.embeddings.word_embeddings.weight";
+                Err(Error::argument("name", expected, name))
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Params {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Params {{ tensors: {}, parameters: {} }}", self.entries.len(), self.values.len())
+        write!(f, "Params {{ tensors: {}, parameters: {} }}", self.table.entries.len(), self.values.len())
     }
 }
 
@@ -57,7 +104,7 @@ impl Params {
         let mut params = Self::zeros(config)?;
         let normal = Normal::new(0.0, config.initializer_range)
             .map_err(|error| Error::argument("initializer_range", "a standard deviation", error))?;
-        for entry in &params.entries {
+        for entry in &params.table.entries {
             let values = &mut params.values[entry.range.clone()];
             if entry.name.ends_with("LayerNorm.weight") {
                 values.fill(1.0);
@@ -80,20 +127,10 @@ impl Params {
     /// All weights 0, if there is room for `numbers` numbers for each of them.
     pub(crate) fn zeros_with_room(config: &ModelConfig, numbers: usize) -> Result<Self> {
         config.validate()?;
-        let shapes = shapes(config);
-        let size = |shape: &[usize]| shape.iter().fold(1, |size: usize, &dim| size.saturating_mul(dim));
-        let parameters = shapes.iter().fold(0, |sum: usize, (_, shape)| sum.saturating_add(size(shape)));
-        let mut values = memory::reserve(config, parameters, numbers)?;
-        values.resize(parameters, 0.0);
-        let mut entries = Vec::with_capacity(shapes.len());
-        let mut end = 0;
-        for (name, shape) in shapes {
-            let start = end;
-            end += size(&shape);
-            entries.push(Entry { name, shape, range: start..end });
-        }
-        let index = entries.iter().enumerate().map(|(nth, entry)| (entry.name.clone(), nth)).collect();
-        Ok(Self { config: config.clone(), entries, index, values })
+        let table = Table::new(config);
+        let mut values = memory::reserve(config, table.parameters, numbers)?;
+        values.resize(table.parameters, 0.0);
+        Ok(Self { config: config.clone(), table: Arc::new(table), values })
     }
 
     /// The shape of the model that the weights are for.
@@ -109,12 +146,12 @@ impl Params {
 
     /// The names of the tensors, in the order of the buffer.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.entries.iter().map(|entry| entry.name.as_str())
+        self.table.names()
     }
 
     /// The tensors in the order of the buffer: name, shape, values.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &[usize], &[f32])> {
-        (self.entries.iter())
+        (self.table.entries.iter())
             .map(|entry| (entry.name.as_str(), entry.shape.as_slice(), &self.values[entry.range.clone()]))
     }
 
@@ -123,13 +160,7 @@ impl Params {
     /// # Errors
     /// When the model has no tensor of that name.
     pub fn get(&self, name: &str) -> Result<&[f32]> {
-        let nth = self.position(name)?;
-        Ok(&self.values[self.entries[nth].range.clone()])
-    }
-
-    /// Where one tensor lies in [`Params::as_slice`].
-    pub(crate) fn range(&self, name: &str) -> Result<Range<usize>> {
-        Ok(self.entries[self.position(name)?].range.clone())
+        Ok(&self.values[self.table.get(name)?.range.clone()])
     }
 
     /// Overwrites the values of one tensor.
@@ -137,8 +168,7 @@ impl Params {
     /// # Errors
     /// When the model has no tensor of that name, or of another size.
     pub fn set(&mut self, name: &str, values: &[f32]) -> Result<()> {
-        let nth = self.position(name)?;
-        let entry = &self.entries[nth];
+        let entry = self.table.get(name)?;
         if values.len() != entry.range.len() {
             let expected = format!("{} values for {name} {:?}", entry.range.len(), entry.shape);
             return Err(Error::argument("values", expected, values.len()));
@@ -152,10 +182,12 @@ impl Params {
         &self.values
     }
 
-    fn position(&self, name: &str) -> Result<usize> {
-        self.index.get(name).copied().ok_or_else(|| {
-            Error::argument("name", "the name of a tensor such as bert.embeddings.word_embeddings.weight", name)
-        })
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+
+    pub(crate) fn table(&self) -> &Arc<Table> {
+        &self.table
     }
 }
 

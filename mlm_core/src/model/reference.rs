@@ -11,75 +11,19 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
-use candle_core::{D, DType, Device, Tensor, Var};
+use candle_core::{D, DType, Device, Tensor, Var, WithDType};
 use candle_nn::ops::softmax;
 
 use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 use crate::model::dropout::{RowDropout, Site};
-use crate::model::encoder::{Encoded, Mode};
-use crate::model::params::Params;
+use crate::model::encoder::{Encoded, Encoder, Mode};
+use crate::model::gradients::Gradients;
+use crate::model::params::{Params, Table};
+use crate::model::weights::{Values, Weights, WeightsMut};
 use crate::text::batch::{Batch, PaddedBatch};
-
-/// The gradient of the loss for each weight, in the order of [`Params::names`].
-#[derive(Clone, Debug)]
-pub struct Gradients {
-    named: Vec<(String, Tensor)>,
-}
-
-impl Gradients {
-    /// The gradients with the names of their weights.
-    pub fn named(&self) -> &[(String, Tensor)] {
-        &self.named
-    }
-
-    /// The gradient of one weight, by its name.
-    ///
-    /// # Errors
-    /// When the model has no weight of that name.
-    pub fn get(&self, name: &str) -> Result<&Tensor> {
-        match self.named.iter().find(|(other, _)| other == name) {
-            Some((_, gradient)) => Ok(gradient),
-            None => Err(unknown_weight(name)),
-        }
-    }
-
-    /// The length of the vector of all gradients together.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn norm(&self) -> Result<f64> {
-        let mut sum = 0.0;
-        for (_, gradient) in &self.named {
-            sum += gradient.sqr()?.sum_all()?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-        }
-        Ok(sum.sqrt())
-    }
-
-    /// Shortens the vector of all gradients together to `max_norm` if it is longer, and returns its length before
-    /// (Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", section 3.2).
-    ///
-    /// # Errors
-    /// When `max_norm` is not positive, or the norm is not finite: the step before was too large.
-    pub fn clip(&mut self, max_norm: f64) -> Result<f64> {
-        if max_norm.is_nan() || max_norm <= 0.0 {
-            return Err(Error::argument("max_norm", "a positive number", max_norm));
-        }
-        let norm = self.norm()?;
-        if !norm.is_finite() {
-            return Err(Error::argument("gradients", "a finite norm (try a smaller learning rate)", norm));
-        }
-        // PyTorch's clip_grad_norm_ adds the same 1e-6.
-        let factor = max_norm / (norm + 1e-6);
-        if factor < 1.0 {
-            for (_, gradient) in &mut self.named {
-                *gradient = (&*gradient * factor)?;
-            }
-        }
-        Ok(norm)
-    }
-}
 
 /// BERT with the masked language modeling head, in candle operations: the layout of Devlin et al. 2019 (Vaswani et al.
 /// 2017, section 3, with LayerNorm after the residual sum) under the names of Hugging Face's `BertForMaskedLM`.
@@ -99,29 +43,33 @@ impl Gradients {
 /// # use mlm_core::{candle_core::{DType, Device}, rand::{SeedableRng, rngs::StdRng}, *};
 /// # fn main() -> Result<()> {
 /// let params = Params::init(&ModelConfig::new(40), &mut StdRng::seed_from_u64(0))?;
-/// let encoder = Encoder::new(&params, DType::F32, &Device::Cpu)?;
+/// let reference = Reference::new(&params, DType::F32, &Device::Cpu)?;
 /// // Two gaps (the id 4 is `[MASK]`) in sentences of 4 and 3 tokens.
 /// let batch = Batch::with_gaps([[2, 4, 17, 3].as_slice(), &[2, 4, 3]], 4);
-/// assert_eq!(encoder.logits(&batch, Mode::Evaluate)?.dims(), [2, 40]);
-/// assert_eq!(encoder.encode(&batch, Mode::Evaluate)?.attention[0].dims(), [2, 4, 4, 4]);
+/// assert_eq!(reference.logits(&batch, Mode::Evaluate)?.dims(), [2, 40]);
+/// assert_eq!(reference.encode(&batch, Mode::Evaluate)?.attention[0].dims(), [2, 4, 4, 4]);
 /// # Ok(())
 /// # }
 /// ```
-pub struct Encoder {
+pub struct Reference {
     config: ModelConfig,
     dtype: DType,
     device: Device,
-    weights: Vec<(String, Var)>,
+    table: Arc<Table>,
+    /// In the order of the table.
+    weights: Vec<Var>,
     index: HashMap<String, usize>,
+    /// The last forward pass's loss, which remembers how it was computed, for one backward pass.
+    loss: Option<Tensor>,
 }
 
-impl fmt::Debug for Encoder {
+impl fmt::Debug for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Encoder {{ {:?}, {:?}, {:?} }}", self.config, self.dtype, self.device)
+        write!(f, "Reference {{ {:?}, {:?}, {:?} }}", self.config, self.dtype, self.device)
     }
 }
 
-impl Encoder {
+impl Reference {
     /// A model with a copy of the given weights, in f32 or f64, on the given device.
     ///
     /// # Errors
@@ -131,17 +79,12 @@ impl Encoder {
             return Err(Error::argument("dtype", "F32 or F64", dtype.as_str()));
         }
         let mut weights = Vec::new();
-        for (name, shape, values) in params.tensors() {
-            let tensor = Tensor::from_slice(values, shape, device)?.to_dtype(dtype)?;
-            weights.push((name.to_owned(), Var::from_tensor(&tensor)?));
+        for (_, shape, values) in params.tensors() {
+            weights.push(Var::from_tensor(&Tensor::from_slice(values, shape, device)?.to_dtype(dtype)?)?);
         }
-        let index = weights.iter().enumerate().map(|(nth, (name, _))| (name.clone(), nth)).collect();
-        Ok(Self { config: params.config().clone(), dtype, device: device.clone(), weights, index })
-    }
-
-    /// The shape of the model.
-    pub fn config(&self) -> &ModelConfig {
-        &self.config
+        let index = params.names().enumerate().map(|(nth, name)| (name.to_owned(), nth)).collect();
+        let (config, table) = (params.config().clone(), Arc::clone(params.table()));
+        Ok(Self { config, dtype, device: device.clone(), table, weights, index, loss: None })
     }
 
     /// The device that the weights are on.
@@ -149,102 +92,53 @@ impl Encoder {
         &self.device
     }
 
-    /// The weights with their names, in the order of [`Params::names`].
-    pub fn weights(&self) -> &[(String, Var)] {
-        &self.weights
-    }
-
     /// One weight by its name.
     ///
     /// # Errors
     /// When the model has no weight of that name.
-    pub fn weight(&self, name: &str) -> Result<&Tensor> {
-        match self.index.get(name) {
-            Some(&nth) => Ok(self.weights[nth].1.as_tensor()),
-            None => Err(unknown_weight(name)),
-        }
+    pub fn weight(&self, name: &str) -> Result<&Var> {
+        self.table.get(name)?;
+        Ok(&self.weights[self.index[name]])
     }
 
-    /// A copy of the weights as they are now, in f32.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn params(&self) -> Result<Params> {
-        let mut params = Params::zeros_with_room(&self.config, 1)?;
-        for (name, weight) in &self.weights {
-            params.set(name, &weight.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?)?;
-        }
-        Ok(params)
-    }
-
-    /// The mean over the masked rows of the cross-entropy between the model's prediction and the right token, in
-    /// nats: a scalar from which [`Encoder::gradients`] goes back.
+    /// The loss of [`Encoder::forward`] as a tensor: a scalar from which [`Reference::gradients`] goes back.
     ///
     /// # Errors
     /// When the batch does not fit the model, or has no targets.
     pub fn loss(&self, batch: &Batch, mode: Mode) -> Result<Tensor> {
-        batch.check_targets()?;
-        self.check_ids("targets", &batch.targets)?;
+        self.config.check_targets(batch)?;
         let logits = self.logits(batch, mode)?; // [masked, vocab]
         let targets = Tensor::new(batch.targets.as_slice(), &self.device)?; // [masked]
         Ok(candle_nn::loss::cross_entropy(&logits, &targets)?)
     }
 
-    /// The scores of each token of the vocabulary at the masked rows, before the softmax `[masked, vocab]`.
-    ///
-    /// # Errors
-    /// When the batch does not fit the model.
-    pub fn logits(&self, batch: &Batch, mode: Mode) -> Result<Tensor> {
-        if batch.masked_rows.is_empty() {
-            return Err(Error::argument("batch", "at least one masked row", 0));
-        }
-        let padded = self.padded(batch)?;
-        let hidden = self.layers(batch, &padded, mode)?.hidden; // [batch * seq, d_model]
-        let hidden = hidden.index_select(&padded.masked_rows, 0)?; // [masked, d_model]
-        let hidden = gelu(&self.linear(&hidden, "cls.predictions.transform.dense")?)?;
-        let hidden = self.layer_norm(&hidden, "cls.predictions.transform.LayerNorm")?; // [masked, d_model]
-        let decoder = self.weight("bert.embeddings.word_embeddings.weight")?.t()?; // [d_model, vocab]
-        Ok(hidden.matmul(&decoder)?.broadcast_add(self.weight("cls.predictions.bias")?)?)
-    }
-
-    /// The hidden states and the attention probabilities of a batch.
-    ///
-    /// # Errors
-    /// When the batch does not fit the model.
-    pub fn encode(&self, batch: &Batch, mode: Mode) -> Result<Encoded> {
-        self.layers(batch, &self.padded(batch)?, mode)
-    }
-
-    /// The gradient of the loss for each weight.
+    /// The gradient of a loss for each weight, by candle's autograd.
     ///
     /// # Errors
     /// When a weight gets none; the error names it.
     pub fn gradients(&self, loss: &Tensor) -> Result<Gradients> {
+        let mut gradients = Gradients::zeros(self)?;
+        self.gradients_into(loss, &mut gradients)?;
+        Ok(gradients)
+    }
+
+    fn gradients_into(&self, loss: &Tensor, gradients: &mut Gradients) -> Result<()> {
+        let values = gradients.values_mut(self)?;
         let mut store = loss.backward()?;
-        let mut named = Vec::with_capacity(self.weights.len());
-        for (name, weight) in &self.weights {
-            let gradient = store.remove(weight).ok_or_else(|| Error::MissingGradient { name: name.clone() })?;
-            named.push((name.clone(), gradient));
+        for (entry, weight) in self.table.entries().iter().zip(&self.weights) {
+            let missing = || Error::MissingGradient { name: entry.name.clone() };
+            let gradient = store.remove(weight).ok_or_else(missing)?.flatten_all()?;
+            match values {
+                Values::F32(values) => values[entry.range.clone()].copy_from_slice(&gradient.to_vec1()?),
+                Values::F64(values) => values[entry.range.clone()].copy_from_slice(&gradient.to_vec1()?),
+            }
         }
-        Ok(Gradients { named })
+        Ok(())
     }
 
     fn padded(&self, batch: &Batch) -> Result<PaddedBatch> {
-        batch.validate()?;
-        let (longest, max_len) = (batch.longest(), self.config.max_len);
-        if longest > max_len {
-            return Err(Error::argument("batch", format!("sequences of at most max_len = {max_len} tokens"), longest));
-        }
-        self.check_ids("input_ids", &batch.input_ids)?;
+        self.config.check(batch)?;
         batch.padded(self.config.pad, &self.device)
-    }
-
-    pub(crate) fn check_ids(&self, argument: &'static str, ids: &[u32]) -> Result<()> {
-        let vocab = self.config.vocab;
-        match ids.iter().find(|&&id| id as usize >= vocab) {
-            Some(id) => Err(Error::argument(argument, format!("ids below vocab = {vocab}"), id)),
-            None => Ok(()),
-        }
     }
 
     fn layers(&self, batch: &Batch, padded: &PaddedBatch, mode: Mode) -> Result<Encoded> {
@@ -369,8 +263,81 @@ impl Encoder {
     }
 }
 
-fn unknown_weight(name: &str) -> Error {
-    Error::argument("name", "the name of a weight, as Params::names lists them", name)
+impl Encoder for Reference {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn params(&self) -> Result<Params> {
+        let mut params = Params::zeros_with_room(&self.config, 1)?;
+        for (entry, weight) in self.table.entries().iter().zip(&self.weights) {
+            params.set(&entry.name, &weight.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?)?;
+        }
+        Ok(params)
+    }
+
+    fn forward(&mut self, batch: &Batch, mode: Mode) -> Result<f64> {
+        let loss = self.loss(batch, mode)?;
+        let value = match self.dtype {
+            DType::F64 => loss.to_scalar::<f64>()?,
+            _ => f64::from(loss.to_scalar::<f32>()?),
+        };
+        self.loss = Some(loss);
+        Ok(value)
+    }
+
+    fn backward(&mut self, gradients: &mut Gradients) -> Result<()> {
+        let loss = self.loss.take().ok_or(Error::NoForward)?;
+        self.gradients_into(&loss, gradients)
+    }
+
+    fn logits(&self, batch: &Batch, mode: Mode) -> Result<Tensor> {
+        batch.check_masked()?;
+        let padded = self.padded(batch)?;
+        let hidden = self.layers(batch, &padded, mode)?.hidden; // [batch * seq, d_model]
+        let hidden = hidden.index_select(&padded.masked_rows, 0)?; // [masked, d_model]
+        let hidden = gelu(&self.linear(&hidden, "cls.predictions.transform.dense")?)?;
+        let hidden = self.layer_norm(&hidden, "cls.predictions.transform.LayerNorm")?; // [masked, d_model]
+        let decoder = self.weight("bert.embeddings.word_embeddings.weight")?.t()?; // [d_model, vocab]
+        Ok(hidden.matmul(&decoder)?.broadcast_add(self.weight("cls.predictions.bias")?)?)
+    }
+
+    fn encode(&self, batch: &Batch, mode: Mode) -> Result<Encoded> {
+        self.layers(batch, &self.padded(batch)?, mode)
+    }
+}
+
+impl Weights for Reference {
+    fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The weights come from the device and go back to it, because the optimizer computes on the CPU.
+    fn update(&mut self, rule: &mut dyn FnMut(WeightsMut<'_>)) -> Result<()> {
+        match self.dtype {
+            DType::F64 => self.update_as::<f64>(|weights| rule(WeightsMut::F64(weights))),
+            _ => self.update_as::<f32>(|weights| rule(WeightsMut::F32(weights))),
+        }
+    }
+}
+
+impl Reference {
+    fn update_as<T: WithDType>(&mut self, rule: impl FnOnce(&mut [T])) -> Result<()> {
+        let mut values = Vec::with_capacity(self.table.parameters());
+        for weight in &self.weights {
+            values.extend(weight.flatten_all()?.to_vec1::<T>()?);
+        }
+        rule(&mut values);
+        for (entry, weight) in self.table.entries().iter().zip(&self.weights) {
+            let values = &values[entry.range.clone()];
+            weight.set(&Tensor::from_slice(values, entry.shape.as_slice(), &self.device)?)?;
+        }
+        Ok(())
+    }
 }
 
 /// x times the share of a standard normal distribution below x (Hendrycks and Gimpel 2016, "Gaussian Error Linear
@@ -387,13 +354,13 @@ mod tests {
     use super::*;
 
     /// A model of width 2 whose weights are 0 but for the given ones.
-    fn encoder(weights: &[(String, &[f32])]) -> Encoder {
+    fn encoder(weights: &[(String, &[f32])]) -> Reference {
         let config = ModelConfig { d_model: 2, heads: 1, layers: 1, d_ff: 2, max_len: 4, ..ModelConfig::new(6) };
         let mut params = Params::zeros(&config).unwrap();
         for (name, values) in weights {
             params.set(name, values).unwrap();
         }
-        Encoder::new(&params, DType::F64, &Device::Cpu).unwrap()
+        Reference::new(&params, DType::F64, &Device::Cpu).unwrap()
     }
 
     fn rows<const N: usize>(rows: [[f64; 2]; N]) -> Tensor {

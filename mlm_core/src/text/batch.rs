@@ -119,6 +119,14 @@ impl Batch {
         Ok(())
     }
 
+    /// Checks that there is something to predict.
+    pub(crate) fn check_masked(&self) -> Result<()> {
+        match self.masked_rows.len() {
+            0 => Err(Error::argument("batch", "at least one masked row", 0)),
+            _ => Ok(()),
+        }
+    }
+
     /// The number of sequences (`batch`).
     pub fn sequences(&self) -> usize {
         self.offsets.len().saturating_sub(1)

@@ -1,10 +1,17 @@
-//! Takes gradients, updates the weights of an [`Encoder`]: AdamW and its learning-rate schedule. When to step is left
-//! to the training loop, which stands in the notebook.
+//! Takes gradients, updates the weights of an encoder: AdamW and its learning-rate schedule. When to step is left to the
+//! training loop, which stands in the notebook.
 
-use candle_core::Tensor;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use num_traits::Float;
+use pulp::Arch;
 
 use crate::error::{Error, Result};
-use crate::model::reference::{Encoder, Gradients};
+use crate::model::gradients::Gradients;
+use crate::model::params::Table;
+use crate::model::weights::{Values, Weights, WeightsMut};
 
 /// The settings of AdamW; the default is PyTorch's.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,42 +58,33 @@ impl AdamWConfig {
 /// ```
 ///
 /// BERT's own optimizer leaves out the corrections by `1 - beta^t`, and its `eps` is 1e-6.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AdamW {
     config: AdamWConfig,
     steps: u32,
-    moments: Vec<Moments>,
+    table: Arc<Table>,
+    /// Mean of the gradients (m).
+    first: Values,
+    /// Mean of the squared gradients (v).
+    second: Values,
 }
 
-/// The running means of one weight's gradients.
-#[derive(Clone, Debug)]
-struct Moments {
-    name: String,
-    /// Mean of the gradients (m).
-    first: Tensor,
-    /// Mean of the squared gradients (v).
-    second: Tensor,
-    weight_decay: f64,
+impl fmt::Debug for AdamW {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AdamW {{ {:?}, steps: {} }}", self.config, self.steps)
+    }
 }
 
 impl AdamW {
-    /// An optimizer for the weights of `encoder`.
+    /// An optimizer for the weights of an encoder.
     ///
     /// # Errors
     /// When a setting is out of range.
-    pub fn new(encoder: &Encoder, config: AdamWConfig) -> Result<Self> {
+    pub fn new(encoder: &dyn Weights, config: AdamWConfig) -> Result<Self> {
         config.validate()?;
-        let mut moments = Vec::with_capacity(encoder.weights().len());
-        for (name, weight) in encoder.weights() {
-            let undecayed = name.ends_with(".bias") || name.ends_with("LayerNorm.weight");
-            moments.push(Moments {
-                name: name.clone(),
-                first: weight.zeros_like()?,
-                second: weight.zeros_like()?,
-                weight_decay: if undecayed { 0.0 } else { config.weight_decay },
-            });
-        }
-        Ok(Self { config, steps: 0, moments })
+        let table = Arc::clone(encoder.table());
+        let first = Values::zeros(encoder.dtype(), table.parameters())?;
+        Ok(Self { config, steps: 0, table, second: first.clone(), first })
     }
 
     /// The number of steps taken.
@@ -98,30 +96,75 @@ impl AdamW {
     ///
     /// # Errors
     /// When the learning rate is negative or not finite, or the gradients are of another model.
-    pub fn step(&mut self, encoder: &mut Encoder, gradients: &Gradients, lr: f64) -> Result<()> {
+    pub fn step(&mut self, encoder: &mut dyn Weights, gradients: &Gradients, lr: f64) -> Result<()> {
         if !(lr >= 0.0 && lr.is_finite()) {
             return Err(Error::argument("lr", "0 or a positive, finite learning rate", lr));
         }
-        let weights = || encoder.weights().iter().map(|(name, weight)| (name, weight.dims()));
-        if !weights().eq(self.moments.iter().map(|moments| (&moments.name, moments.first.dims())))
-            || !weights().eq(gradients.named().iter().map(|(name, gradient)| (name, gradient.dims())))
-        {
-            let expected = format!("the gradients of the {} weights of this encoder", self.moments.len());
-            return Err(Error::argument("gradients", expected, format!("{} of another", gradients.named().len())));
+        let (values, factor) = gradients.values();
+        let of_encoder = *encoder.table() == self.table && encoder.dtype() == self.first.dtype();
+        if !of_encoder || *gradients.table() != self.table || values.dtype() != self.first.dtype() {
+            let expected =
+                format!("those of the {} weights that the optimizer was made for", self.table.entries().len());
+            let actual = format!("{} in {:?}", gradients.table().entries().len(), values.dtype());
+            return Err(Error::argument("gradients", expected, format!("{actual}, or another encoder")));
         }
         self.steps += 1;
-        let AdamWConfig { beta1, beta2, eps, .. } = self.config;
-        let correction1 = 1.0 - beta1.powf(f64::from(self.steps));
-        let correction2 = 1.0 - beta2.powf(f64::from(self.steps));
-        let weights = encoder.weights().iter().zip(gradients.named());
-        for (((_, weight), (_, gradient)), moments) in weights.zip(&mut self.moments) {
-            moments.first = ((&moments.first * beta1)? + (gradient * (1.0 - beta1))?)?;
-            moments.second = ((&moments.second * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
-            let root = ((&moments.second / correction2)?.sqrt()? + eps)?;
-            let update = ((&moments.first * (lr / correction1))? / root)?;
-            weight.set(&((weight.as_tensor() * (1.0 - lr * moments.weight_decay))? - update)?)?;
+        let rule = Rule { config: &self.config, steps: self.steps, lr, factor };
+        let Self { table, first, second, .. } = self;
+        encoder.update(&mut |weights| match (weights, values, &mut *first, &mut *second) {
+            (WeightsMut::F32(w), Values::F32(g), Values::F32(m), Values::F32(v)) => rule.apply(table, w, g, m, v),
+            (WeightsMut::F64(w), Values::F64(g), Values::F64(m), Values::F64(v)) => rule.apply(table, w, g, m, v),
+            _ => unreachable!("all are of the same type, as checked above"),
+        })
+    }
+}
+
+/// One step of AdamW, in either precision.
+struct Rule<'a> {
+    config: &'a AdamWConfig,
+    /// The number of this step, counted from 1.
+    steps: u32,
+    lr: f64,
+    /// What the gradients are to be multiplied by.
+    factor: f64,
+}
+
+impl Rule<'_> {
+    fn apply<T: Float>(&self, table: &Table, weights: &mut [T], gradients: &[T], first: &mut [T], second: &mut [T]) {
+        for entry in table.entries() {
+            let undecayed = entry.name.ends_with(".bias") || entry.name.ends_with("LayerNorm.weight");
+            let weight_decay = if undecayed { 0.0 } else { self.config.weight_decay };
+            let at: Range<usize> = entry.range.clone();
+            let moments = (&mut first[at.clone()], &mut second[at.clone()]);
+            self.apply_to_tensor(weight_decay, &mut weights[at.clone()], &gradients[at], moments);
         }
-        Ok(())
+    }
+
+    fn apply_to_tensor<T: Float>(
+        &self,
+        weight_decay: f64,
+        weights: &mut [T],
+        gradients: &[T],
+        moments: (&mut [T], &mut [T]),
+    ) {
+        let number = |value: f64| T::from(value).expect("every f64 has a nearest f32");
+        let AdamWConfig { beta1, beta2, eps, .. } = *self.config;
+        let (first, second) = moments;
+        // The corrections by 1 - beta^t, taken out of the loop.
+        let step_size = number(self.lr / (1.0 - beta1.powf(f64::from(self.steps))));
+        let correction = number((1.0 - beta2.powf(f64::from(self.steps))).sqrt().recip());
+        let decay = number(1.0 - self.lr * weight_decay);
+        let (factor, eps) = (number(self.factor), number(eps));
+        let (keep1, add1) = (number(beta1), number(1.0 - beta1));
+        let (keep2, add2) = (number(beta2), number(1.0 - beta2));
+        Arch::new().dispatch(|| {
+            for (((w, &g), m), v) in weights.iter_mut().zip(gradients).zip(first).zip(second) {
+                let g = factor * g;
+                *m = keep1 * *m + add1 * g;
+                *v = keep2 * *v + add2 * g * g;
+                *w = decay * *w - step_size * *m / (v.sqrt() * correction + eps);
+            }
+        });
     }
 }
 
@@ -184,11 +227,12 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::{DType, Device, Tensor};
 
     use super::*;
     use crate::model::config::ModelConfig;
     use crate::model::params::Params;
+    use crate::model::reference::Reference;
 
     /// Two steps on one number, worked out with a pencil: the gradient is 0.5, then -0.5.
     #[test]
@@ -197,10 +241,12 @@ mod tests {
         let (weight, bias) = ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias");
         let mut params = Params::zeros(&ModelConfig::new(6)).unwrap();
         params.set(weight, &[1.0; 6 * 64]).unwrap();
-        let mut encoder = Encoder::new(&params, DType::F64, &Device::Cpu).unwrap();
+        let mut encoder = Reference::new(&params, DType::F64, &Device::Cpu).unwrap();
         let mut optimizer = AdamW::new(&encoder, AdamWConfig::default()).unwrap();
         let mut step = |slope: f64| {
-            let sums: Vec<Tensor> = encoder.weights().iter().map(|(_, weight)| weight.sum_all().unwrap()).collect();
+            let names: Vec<&str> = params.names().collect();
+            let sums = names.iter().map(|name| encoder.weight(name).unwrap().sum_all().unwrap());
+            let sums: Vec<Tensor> = sums.collect();
             let loss = (Tensor::stack(&sums, 0).unwrap().sum_all().unwrap() * slope).unwrap();
             let gradients = encoder.gradients(&loss).unwrap();
             optimizer.step(&mut encoder, &gradients, LR).unwrap();

@@ -1,9 +1,11 @@
-//! The reference encoder and AdamW against PyTorch; `scripts/goldens` wrote what it is compared with.
+//! Both back ends and AdamW against PyTorch; `scripts/goldens` wrote what it is compared with.
 
 use std::collections::HashMap;
 
 use mlm_core::candle_core::{DType, Device, Tensor, safetensors};
 use mlm_core::*;
+
+use crate::{assert_close, assert_gradients, flat, largest};
 
 /// The file as f64, the names being those that the script gives.
 struct Golden(HashMap<String, Tensor>);
@@ -18,7 +20,7 @@ impl Golden {
         flat(&self.0[name])
     }
 
-    fn encoder(&self, dtype: DType) -> Encoder {
+    fn params(&self) -> Params {
         let config = ModelConfig { d_model: 12, heads: 3, d_ff: 20, max_len: 10, ..ModelConfig::new(23) };
         let mut params = Params::zeros(&config).unwrap();
         let names: Vec<String> = params.names().map(str::to_owned).collect();
@@ -28,7 +30,15 @@ impl Golden {
             let tensor = self.0[&format!("weight.{name}")].flatten_all().unwrap();
             params.set(&name, &tensor.to_vec1::<f32>().unwrap()).unwrap();
         }
-        Encoder::new(&params, dtype, &Device::Cpu).unwrap()
+        params
+    }
+
+    fn reference(&self, dtype: DType) -> Reference {
+        Reference::new(&self.params(), dtype, &Device::Cpu).unwrap()
+    }
+
+    fn engine(&self, threads: usize) -> Engine {
+        Engine::with_threads(&self.params(), threads).unwrap()
     }
 
     /// The padding taken off again.
@@ -54,72 +64,45 @@ impl Golden {
     }
 }
 
-fn flat(tensor: &Tensor) -> Vec<f64> {
-    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn largest(values: &[f64]) -> f64 {
-    values.iter().fold(0.0, |largest, value| value.abs().max(largest))
-}
-
-/// Asserts that no value is further from PyTorch's than `tolerance` times `scale`.
-#[track_caller]
-fn assert_close(name: &str, ours: &[f64], theirs: &[f64], scale: f64, tolerance: f64) {
-    assert_eq!(ours.len(), theirs.len(), "{name}");
-    let differences: Vec<f64> = ours.iter().zip(theirs).map(|(a, b)| a - b).collect();
-    let error = largest(&differences) / scale;
-    assert!(error <= tolerance, "{name}: relative error {error:e}, allowed {tolerance:e}");
-}
-
-fn compare(dtype: DType, tolerance: f64) {
+fn compare(mut encoder: impl Encoder, tolerance: f64) {
     let golden = Golden::load();
-    let encoder = golden.encoder(dtype);
     let batch = golden.batch(0);
     let logits = flat(&encoder.logits(&batch, Mode::Evaluate).unwrap());
     let theirs = golden.values("logits");
     assert_close("logits", &logits, &theirs, largest(&theirs), tolerance);
-    let loss = encoder.loss(&batch, Mode::Evaluate).unwrap();
+    let loss = encoder.forward(&batch, Mode::Evaluate).unwrap();
     let theirs = golden.values("loss");
-    assert_close("loss", &flat(&loss), &theirs, theirs[0], tolerance);
-    let gradients = encoder.gradients(&loss).unwrap();
-    assert_eq!(gradients.named().len(), encoder.weights().len());
-    let scale: f64 = gradients
-        .named()
-        .iter()
-        .map(|(name, _)| largest(&golden.values(&format!("gradient.{name}"))))
-        .fold(0.0, f64::max);
-    for (name, gradient) in gradients.named() {
-        let theirs = golden.values(&format!("gradient.{name}"));
-        // The gradient of a key's bias is 0 by symmetry (softmax does not change when all scores move together); there
-        // the error is measured against the largest gradient of the model.
-        let own_scale = if name.ends_with("key.bias") { scale } else { largest(&theirs) };
-        assert_close(name, &flat(gradient), &theirs, own_scale, tolerance);
+    assert_close("loss", &[loss], &theirs, theirs[0], tolerance);
+    let mut gradients = Gradients::zeros(&encoder).unwrap();
+    encoder.backward(&mut gradients).unwrap();
+    assert_gradients(&gradients, |name| golden.values(&format!("gradient.{name}")), tolerance);
+}
+
+#[test]
+fn the_reference_equals_pytorch_in_f64_and_f32() {
+    compare(Golden::load().reference(DType::F64), 1e-9);
+    compare(Golden::load().reference(DType::F32), 1e-4);
+}
+
+#[test]
+fn the_engine_equals_pytorch() {
+    for threads in 1..=3 {
+        compare(Golden::load().engine(threads), 1e-4);
     }
 }
 
-#[test]
-fn equals_pytorch_in_f64() {
-    compare(DType::F64, 1e-9);
-}
-
-#[test]
-fn equals_pytorch_in_f32() {
-    compare(DType::F32, 1e-4);
-}
-
-fn train(dtype: DType) -> (Vec<f64>, Vec<f64>) {
+fn train(mut encoder: impl Encoder) -> (Vec<f64>, Vec<f64>) {
     let golden = Golden::load();
-    let mut encoder = golden.encoder(dtype);
+    let mut gradients = Gradients::zeros(&encoder).unwrap();
     let mut optimizer = AdamW::new(&encoder, AdamWConfig::default()).unwrap();
     let schedule = Schedule::new(5e-3, 5, 20).unwrap();
     let (mut losses, mut norms) = (vec![], vec![]);
     for step in 0..20 {
-        let loss = encoder.loss(&golden.batch(step % 4), Mode::Train { dropout_seed: 0 }).unwrap();
-        let mut gradients = encoder.gradients(&loss).unwrap();
+        losses.push(encoder.forward(&golden.batch(step % 4), Mode::Train { dropout_seed: 0 }).unwrap());
+        encoder.backward(&mut gradients).unwrap();
         norms.push(gradients.clip(1.0).unwrap());
-        assert!(gradients.norm().unwrap() <= 1.0 + 1e-6);
+        assert!(gradients.norm() <= 1.0 + 1e-6);
         optimizer.step(&mut encoder, &gradients, schedule.lr(step).unwrap()).unwrap();
-        losses.extend(flat(&loss));
     }
     (losses, norms)
 }
@@ -127,8 +110,12 @@ fn train(dtype: DType) -> (Vec<f64>, Vec<f64>) {
 #[test]
 fn twenty_steps_of_adamw_equal_pytorch() {
     let golden = Golden::load();
-    for (dtype, tolerance) in [(DType::F64, 1e-8), (DType::F32, 1e-4)] {
-        let (losses, norms) = train(dtype);
+    let trained = [
+        (train(golden.reference(DType::F64)), 1e-8),
+        (train(golden.reference(DType::F32)), 1e-4),
+        (train(golden.engine(2)), 1e-4),
+    ];
+    for ((losses, norms), tolerance) in trained {
         assert_close("losses", &losses, &golden.values("adamw.losses"), 1.0, tolerance);
         assert_close("norms", &norms, &golden.values("adamw.norms"), 1.0, 10.0 * tolerance);
     }

@@ -22,7 +22,7 @@ fn train(seed: u64, epochs: usize) -> Result<Lab> {
     let config = ModelConfig::new(tokenizer.vocab());
     let masker = Masker::new(&tokenizer, Masking::default())?;
     let loader = DataLoader::new(tokenizer.encode_corpus(&corpus, config.max_len)?.sequences, 8)?;
-    let mut encoder = Encoder::new(&Params::init(&config, &mut rng)?, DType::F32, &Device::Cpu)?;
+    let mut encoder = Reference::new(&Params::init(&config, &mut rng)?, DType::F32, &Device::Cpu)?;
     let mut optimizer = AdamW::new(&encoder, AdamWConfig::default())?;
     let schedule = Schedule::new(1e-3, 60, 5 * loader.batches())?;
     let mut losses = Vec::new();

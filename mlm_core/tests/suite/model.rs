@@ -5,11 +5,11 @@ use mlm_core::*;
 
 use crate::{assert_says, five_sentences, message, seeded};
 
-fn lab_model() -> (Encoder, Tokenizer, Corpus) {
+fn lab_model() -> (Reference, Tokenizer, Corpus) {
     let corpus = five_sentences().unwrap();
     let tokenizer = Tokenizer::train(&corpus, 1000, true).unwrap();
     let params = Params::init(&ModelConfig::new(tokenizer.vocab()), &mut seeded(0)).unwrap();
-    (Encoder::new(&params, DType::F32, &Device::Cpu).unwrap(), tokenizer, corpus)
+    (Reference::new(&params, DType::F32, &Device::Cpu).unwrap(), tokenizer, corpus)
 }
 
 #[test]
@@ -37,9 +37,9 @@ fn initial_weights_are_those_of_bert() {
 fn weights_go_through_an_encoder_unchanged() {
     let params = Params::init(&ModelConfig::new(40), &mut seeded(1)).unwrap();
     for dtype in [DType::F32, DType::F64] {
-        assert_eq!(Encoder::new(&params, dtype, &Device::Cpu).unwrap().params().unwrap(), params);
+        assert_eq!(Reference::new(&params, dtype, &Device::Cpu).unwrap().params().unwrap(), params);
     }
-    assert_says(&message(Encoder::new(&params, DType::F16, &Device::Cpu)), &["dtype", "F32 or F64", "f16"]);
+    assert_says(&message(Reference::new(&params, DType::F16, &Device::Cpu)), &["dtype", "F32 or F64", "f16"]);
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn the_optimizer_refuses_what_would_ruin_the_weights() {
     assert_says(&message(gradients.clip(0.0)), &["max_norm"]);
     for other in [ModelConfig { layers: 1, ..encoder.config().clone() }, ModelConfig::new(50)] {
         let params = Params::init(&other, &mut seeded(0)).unwrap();
-        let mut other = Encoder::new(&params, DType::F32, &Device::Cpu).unwrap();
+        let mut other = Reference::new(&params, DType::F32, &Device::Cpu).unwrap();
         assert_says(&message(optimizer.step(&mut other, &gradients, 1e-3)), &["gradients"]);
         assert_eq!(other.params().unwrap(), params);
     }
@@ -207,7 +207,7 @@ fn predictions_are_probabilities_in_order() {
     assert_says(&message(fill_mask(&encoder, &tokenizer, "no gap here", 5)), &["[MASK]", "no gap here"]);
     assert_says(&message(fill_mask(&encoder, &tokenizer, "the [MASK]", 0)), &["top_k", "at least 1"]);
     let words = Params::init(&ModelConfig::new(60), &mut seeded(0)).unwrap();
-    let smaller = Encoder::new(&words, DType::F32, &Device::Cpu).unwrap();
+    let smaller = Reference::new(&words, DType::F32, &Device::Cpu).unwrap();
     assert_says(&message(fill_mask(&smaller, &tokenizer, "the lazy [MASK]", 5)), &["below vocab = 60"]);
     assert_says(&message(recovery(&smaller, &tokenizer, &five_sentences().unwrap())), &["below vocab = 60"]);
     let long = format!("{} [MASK]", "the ".repeat(40));

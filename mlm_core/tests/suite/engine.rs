@@ -1,0 +1,123 @@
+//! The engine against the reference in f64, over random models; what it promises about threads and memory.
+
+use mlm_core::candle_core::{DType, Device, Tensor};
+use mlm_core::rand::Rng;
+use mlm_core::*;
+
+use crate::{assert_close, assert_gradients, assert_says, flat, largest, message, random_model, seeded};
+
+/// Widths that no vector divides, more layers, heads and words than one panel of a product holds.
+fn largest_model() -> ModelConfig {
+    ModelConfig { d_model: 60, heads: 4, layers: 4, d_ff: 70, max_len: 40, ..ModelConfig::new(90) }
+}
+
+#[test]
+fn loss_and_gradients_equal_the_reference_in_f64() {
+    let mut rng = seeded(1);
+    for round in 0..200 {
+        let dropout = if round % 2 == 0 { 0.0 } else { 0.3 };
+        let (params, batch) = loop {
+            let (params, batch) = random_model(&mut rng, &largest_model(), dropout);
+            // LayerNorm over fewer numbers divides by differences that are hardly more than rounding: candle's f32 is as
+            // far from its f64 there as the engine.
+            if params.config().d_model >= 6 {
+                break (params, batch);
+            }
+        };
+        let mode = Mode::Train { dropout_seed: round };
+        let reference = Reference::new(&params, DType::F64, &Device::Cpu).unwrap();
+        let loss = reference.loss(&batch, mode).unwrap();
+        let expected = reference.gradients(&loss).unwrap();
+        let mut engine = Engine::with_threads(&params, rng.random_range(1..=3)).unwrap();
+        let mut gradients = Gradients::zeros(&engine).unwrap();
+        let ours = engine.forward(&batch, mode).unwrap();
+        engine.backward(&mut gradients).unwrap();
+        let name = format!("round {round}, {engine:?}, {:?}", batch.offsets);
+        let theirs = loss.to_scalar::<f64>().unwrap();
+        assert_close(&name, &[ours], &[theirs], theirs, 1e-4);
+        println!("{name}");
+        assert_gradients(&gradients, |name| flat(&expected.get(name).unwrap()), 1e-4);
+    }
+}
+
+#[test]
+fn logits_hidden_states_and_attention_equal_the_reference() {
+    let mut rng = seeded(2);
+    for round in 0..20 {
+        let (params, batch) = random_model(&mut rng, &largest_model(), 0.2);
+        let mode = if round % 2 == 0 { Mode::Evaluate } else { Mode::Train { dropout_seed: round } };
+        let reference = Reference::new(&params, DType::F64, &Device::Cpu).unwrap();
+        let engine = Engine::with_threads(&params, rng.random_range(1..=3)).unwrap();
+        let [ours, theirs] =
+            [engine.logits(&batch, mode), reference.logits(&batch, mode)].map(|logits| logits.unwrap());
+        assert_eq!(ours.dims(), theirs.dims());
+        let (ours, theirs) = (flat(&ours), flat(&theirs));
+        assert_close("logits", &ours, &theirs, largest(&theirs), 1e-4);
+        let [ours, theirs] =
+            [engine.encode(&batch, mode), reference.encode(&batch, mode)].map(|encoded| encoded.unwrap());
+        let seq = batch.longest();
+        for (sequence, ends) in batch.offsets.windows(2).enumerate() {
+            let length = ends[1] - ends[0];
+            let hidden = |encoded: &Encoded| flat(&encoded.hidden.narrow(0, sequence * seq, length).unwrap());
+            assert_close("hidden", &hidden(&ours), &hidden(&theirs), 1.0, 1e-4);
+            for (ours, theirs) in ours.attention.iter().zip(&theirs.attention) {
+                assert_eq!(ours.dims(), theirs.dims());
+                let queries = |layer: &Tensor| flat(&layer.get(sequence).unwrap().narrow(1, 0, length).unwrap());
+                assert_close("attention", &queries(ours), &queries(theirs), 1.0, 1e-5);
+            }
+        }
+    }
+}
+
+/// One step of training on each of some batches.
+fn train(engine: &mut Engine, batches: &[Batch]) -> Vec<f64> {
+    let mut gradients = Gradients::zeros(engine).unwrap();
+    let mut optimizer = AdamW::new(engine, AdamWConfig::default()).unwrap();
+    let step = |(step, batch): (usize, &Batch)| {
+        let loss = engine.forward(batch, Mode::Train { dropout_seed: step as u64 }).unwrap();
+        engine.backward(&mut gradients).unwrap();
+        gradients.clip(1.0).unwrap();
+        optimizer.step(engine, &gradients, 1e-3).unwrap();
+        loss
+    };
+    batches.iter().enumerate().map(step).collect()
+}
+
+#[test]
+fn the_same_threads_give_the_same_bits_and_others_nearly_the_same_numbers() {
+    let mut rng = seeded(3);
+    let (params, batch) = random_model(&mut rng, &largest_model(), 0.1);
+    let batches = vec![batch; 30];
+    let trained = |threads| {
+        let mut engine = Engine::with_threads(&params, threads).unwrap();
+        (train(&mut engine, &batches), engine.params().unwrap())
+    };
+    let (losses, weights) = trained(2);
+    assert_eq!((losses.clone(), weights), trained(2));
+    for threads in [1, 3, 7] {
+        assert_close("losses", &trained(threads).0, &losses, 1.0, 1e-5);
+    }
+}
+
+#[test]
+fn an_engine_says_what_it_cannot_do() {
+    let (params, batch) = random_model(&mut seeded(4), &largest_model(), 0.0);
+    assert_says(&message(Engine::with_threads(&params, 0)), &["threads", "at least 1"]);
+    let error = message(Engine::with_threads(&params, usize::MAX));
+    assert_says(&error, &["threads", "GB", &format!("{} parameters", params.len())]);
+    let mut engine = Engine::new(&params).unwrap();
+    let mut gradients = Gradients::zeros(&engine).unwrap();
+    assert_says(&message(engine.backward(&mut gradients)), &["backward", "forward"]);
+    engine.forward(&batch, Mode::Evaluate).unwrap();
+    let other = Params::zeros(&ModelConfig::new(7)).unwrap();
+    let mut others = Gradients::zeros(&Engine::new(&other).unwrap()).unwrap();
+    assert_says(&message(engine.backward(&mut others)), &["gradients", "this encoder"]);
+    let exact = Reference::new(&params, DType::F64, &Device::Cpu).unwrap();
+    assert_says(&message(engine.backward(&mut Gradients::zeros(&exact).unwrap())), &["gradients", "F32", "F64"]);
+    engine.backward(&mut gradients).unwrap();
+    assert_says(&message(engine.backward(&mut gradients)), &["backward", "forward"]);
+    // A look at the model in between takes the room that backward needs.
+    engine.forward(&batch, Mode::Evaluate).unwrap();
+    engine.logits(&batch, Mode::Evaluate).unwrap();
+    assert_says(&message(engine.backward(&mut gradients)), &["backward", "forward"]);
+}
