@@ -3,7 +3,7 @@
 use mlm_core::candle_core::{DType, Device};
 use mlm_core::*;
 
-use crate::{five_sentences, seeded};
+use crate::{assert_close, five_sentences, seeded};
 
 struct Lab {
     /// Mean training loss of each epoch.
@@ -13,8 +13,8 @@ struct Lab {
     params: Params,
 }
 
-/// Trains for some epochs as notebook 08 does.
-fn train(seed: u64, epochs: usize) -> Result<Lab> {
+/// Trains for some epochs as notebook 08 does, with the encoder that `back_end` makes of the initial weights.
+fn train<E: Encoder>(seed: u64, epochs: usize, back_end: impl FnOnce(&Params) -> Result<E>) -> Result<Lab> {
     let mut rng = seeded(seed);
     let sentences = five_sentences()?;
     let corpus = sentences.repeat(200)?;
@@ -22,20 +22,19 @@ fn train(seed: u64, epochs: usize) -> Result<Lab> {
     let config = ModelConfig::new(tokenizer.vocab());
     let masker = Masker::new(&tokenizer, Masking::default())?;
     let loader = DataLoader::new(tokenizer.encode_corpus(&corpus, config.max_len)?.sequences, 8)?;
-    let mut encoder = Reference::new(&Params::init(&config, &mut rng)?, DType::F32, &Device::Cpu)?;
+    let mut encoder = back_end(&Params::init(&config, &mut rng)?)?;
+    let mut gradients = Gradients::zeros(&encoder)?;
     let mut optimizer = AdamW::new(&encoder, AdamWConfig::default())?;
     let schedule = Schedule::new(1e-3, 60, 5 * loader.batches())?;
     let mut losses = Vec::new();
-    let mut step = 0;
     for _ in 0..epochs {
         let mut sum = 0.0;
         for batch in loader.epoch(&masker, &mut rng) {
-            let loss = encoder.loss(&batch?, Mode::Train { dropout_seed: step as u64 })?;
-            let mut gradients = encoder.gradients(&loss)?;
+            let step = optimizer.steps() as usize;
+            sum += encoder.forward(&batch?, Mode::Train { dropout_seed: step as u64 })?;
+            encoder.backward(&mut gradients)?;
             gradients.clip(1.0)?;
             optimizer.step(&mut encoder, &gradients, schedule.lr(step)?)?;
-            sum += f64::from(loss.to_scalar::<f32>()?);
-            step += 1;
         }
         losses.push(sum / loader.batches() as f64);
     }
@@ -46,7 +45,7 @@ fn train(seed: u64, epochs: usize) -> Result<Lab> {
 #[test]
 fn recovers_every_word_for_ten_seeds() {
     for seed in 0..10 {
-        let lab = train(seed, 5).unwrap();
+        let lab = train(seed, 5, Engine::new).unwrap();
         println!("seed {seed}: {} of {} recovered, losses {:.3?}", lab.recovered, lab.words, lab.losses);
         assert_eq!((lab.recovered, lab.words), (33, 33), "seed {seed}");
         assert!(lab.losses[4] <= 0.15, "seed {seed}: the last epoch's mean loss is {}", lab.losses[4]);
@@ -54,9 +53,21 @@ fn recovers_every_word_for_ten_seeds() {
 }
 
 #[test]
+fn both_back_ends_and_any_number_of_threads_draw_the_same_loss_curve() {
+    let engine = train(0, 5, |params| Engine::with_threads(params, 1)).unwrap();
+    let reference = train(0, 5, |params| Reference::new(params, DType::F32, &Device::Cpu)).unwrap();
+    assert_close("reference", &engine.losses, &reference.losses, 1.0, 1e-3);
+    for threads in 2..=4 {
+        let other = train(0, 5, |params| Engine::with_threads(params, threads)).unwrap();
+        assert_close("threads", &engine.losses, &other.losses, 1.0, 1e-5);
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_weights_bit_for_bit() {
-    let (first, second) = (train(3, 1).unwrap(), train(3, 1).unwrap());
+    let two_threads = |params: &Params| Engine::with_threads(params, 2);
+    let (first, second) = (train(3, 1, two_threads).unwrap(), train(3, 1, two_threads).unwrap());
     assert_eq!(first.losses, second.losses);
     assert_eq!(first.params, second.params);
-    assert_ne!(first.params, train(4, 1).unwrap().params);
+    assert_ne!(first.params, train(4, 1, two_threads).unwrap().params);
 }
