@@ -197,12 +197,7 @@ impl Shared {
             missing = missing.saturating_add(lock(worker).activations.missing(config, size));
         }
         if missing > 0 {
-            let Batch { input_ids, masked_rows, .. } = &task.batch;
-            let what = || {
-                let (tokens, longest, masked) = (input_ids.len(), task.batch.longest(), masked_rows.len());
-                format!("{tokens} tokens in sequences of at most {longest}, {masked} masked")
-            };
-            memory::check("batch", "a batch", missing, what)?;
+            memory::check("batch", "a batch", missing, || memory::describe(&task.batch))?;
         }
         for (worker, size) in self.workers.iter().zip(sizes()) {
             lock(worker).activations.fit(config, size);

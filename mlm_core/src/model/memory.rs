@@ -5,6 +5,7 @@ use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
+use crate::text::batch::Batch;
 
 /// How many numbers training keeps for each parameter: the weight, its gradient and the two moments of AdamW.
 pub(crate) const TRAINING: usize = 4;
@@ -40,6 +41,12 @@ pub(crate) fn check(argument: &'static str, noun: &str, numbers: usize, what: im
         return Ok(());
     }
     Err(too_large(argument, noun, numbers, available, what))
+}
+
+/// What makes a batch large.
+pub(crate) fn describe(batch: &Batch) -> String {
+    let (tokens, longest, masked) = (batch.tokens(), batch.longest(), batch.masked_rows.len());
+    format!("{tokens} tokens in sequences of at most {longest}, {masked} masked")
 }
 
 fn too_large(

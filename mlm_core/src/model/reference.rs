@@ -21,6 +21,7 @@ use crate::model::config::ModelConfig;
 use crate::model::dropout::{RowDropout, Site};
 use crate::model::encoder::{Encoded, Encoder, Mode};
 use crate::model::gradients::Gradients;
+use crate::model::memory::{self, describe};
 use crate::model::params::{Params, Table};
 use crate::model::weights::{Values, Weights, WeightsMut};
 use crate::text::batch::{Batch, PaddedBatch};
@@ -136,8 +137,20 @@ impl Reference {
         Ok(())
     }
 
+    /// How many numbers the largest tensors of a forward pass hold, which autograd keeps until it has gone back: scores,
+    /// probabilities and their exponentials in each layer, and the logits.
+    fn numbers(&self, batch: &Batch) -> usize {
+        let ModelConfig { heads, layers, vocab, .. } = self.config;
+        let sizes = [3, layers, heads, batch.sequences(), batch.longest(), batch.longest()];
+        let scores = sizes.into_iter().fold(1, usize::saturating_mul);
+        scores.saturating_add(batch.masked_rows.len().saturating_mul(vocab))
+    }
+
     fn padded(&self, batch: &Batch) -> Result<PaddedBatch> {
         self.config.check(batch)?;
+        if self.device.is_cpu() {
+            memory::check("batch", "a batch", self.numbers(batch), || describe(batch))?;
+        }
         batch.padded(self.config.pad, &self.device)
     }
 

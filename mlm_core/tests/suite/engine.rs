@@ -121,3 +121,17 @@ fn an_engine_says_what_it_cannot_do() {
     engine.logits(&batch, Mode::Evaluate).unwrap();
     assert_says(&message(engine.backward(&mut gradients)), &["backward", "forward"]);
 }
+
+/// Attention over one sequence of 200,000 tokens would need terabytes.
+#[test]
+fn a_batch_that_does_not_fit_is_refused_before_memory_is_taken() {
+    let config = ModelConfig { d_model: 8, heads: 8, layers: 50, d_ff: 8, max_len: 200_000, ..ModelConfig::new(10) };
+    let params = Params::init(&config, &mut seeded(0)).unwrap();
+    let batch = Batch::with_gaps([vec![4; 200_000].as_slice()], 4);
+    let reference = Reference::new(&params, DType::F32, &Device::Cpu).unwrap();
+    let encoders: [&dyn Encoder; 2] = [&Engine::new(&params).unwrap(), &reference];
+    for encoder in encoders {
+        let error = message(encoder.encode(&batch, Mode::Evaluate));
+        assert_says(&error, &["batch", "memory that is available", "GB", "200000 tokens"]);
+    }
+}
