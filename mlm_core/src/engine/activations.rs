@@ -91,7 +91,10 @@ impl Activations {
     /// Gives every buffer the length that a share of a batch needs. Memory is taken where that is larger than ever before.
     pub(crate) fn fit(&mut self, config: &ModelConfig, size: Size) {
         for (buffer, numbers) in self.buffers(config, size) {
-            buffer.reserve_exact(numbers.saturating_sub(buffer.len()));
+            if buffer.capacity() < numbers {
+                // A quarter more than needed: how many tokens are masked is a matter of luck.
+                buffer.reserve_exact(numbers + numbers / 4 - buffer.len());
+            }
             buffer.resize(numbers, 0.0);
         }
     }

@@ -109,14 +109,25 @@ impl Masker {
     /// # Errors
     /// When the settings of `masking` are out of range or do not add up.
     pub fn new(tokenizer: &Tokenizer, masking: Masking) -> Result<Self> {
+        let continues_word = (0..tokenizer.vocab() as u32).map(|id| tokenizer.continues_word(id)).collect();
+        Self::for_words(continues_word, tokenizer.special(), masking)
+    }
+
+    /// Masks for ids that come from elsewhere, of a vocabulary in which every token is a word.
+    ///
+    /// # Errors
+    /// When the settings of `masking` are out of range or do not add up, or all tokens are special.
+    pub fn without_tokenizer(vocab: usize, special: SpecialIds, masking: Masking) -> Result<Self> {
+        Self::for_words(vec![false; vocab], special, masking)
+    }
+
+    fn for_words(continues_word: Vec<bool>, special: SpecialIds, masking: Masking) -> Result<Self> {
         masking.validate()?;
-        let special = tokenizer.special();
-        let ids = 0..tokenizer.vocab() as u32;
-        let replacements: Vec<u32> = ids.clone().filter(|&id| !special.contains(id)).collect();
+        let vocab = continues_word.len();
+        let replacements: Vec<u32> = (0..vocab as u32).filter(|&id| !special.contains(id)).collect();
         if replacements.is_empty() {
-            return Err(Error::argument("tokenizer", "a vocabulary with more than special tokens", tokenizer.vocab()));
+            return Err(Error::argument("tokenizer", "a vocabulary with more than special tokens", vocab));
         }
-        let continues_word = ids.map(|id| tokenizer.continues_word(id)).collect();
         Ok(Self { masking, special, replacements, continues_word })
     }
 

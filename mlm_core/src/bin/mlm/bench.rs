@@ -1,0 +1,247 @@
+//! `mlm bench`: how fast a training step is, and how near to what the machine can do.
+
+use std::hint::black_box;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use mlm_core::candle_core::{DType, Device};
+use mlm_core::rand::rngs::StdRng;
+use mlm_core::rand::{Rng, SeedableRng};
+use mlm_core::*;
+use serde_json::json;
+use stats_alloc::Region;
+
+/// Measure a full training step (mask draw, forward, backward, clipping, AdamW) on full-length random sequences.
+#[derive(Args)]
+#[command(after_help = "Example: mlm bench --d-model 128 --batch-size 32 --threads 2")]
+pub(crate) struct Bench {
+    /// Size of the vocabulary, 5 special tokens included
+    #[arg(long, default_value_t = 1000)]
+    vocab_size: usize,
+    /// Width of the hidden states
+    #[arg(long, default_value_t = 64)]
+    d_model: usize,
+    #[arg(long, default_value_t = 2)]
+    layers: usize,
+    #[arg(long, default_value_t = 4)]
+    heads: usize,
+    /// Width of the feed-forward layer
+    #[arg(long, default_value_t = 256)]
+    d_ff: usize,
+    /// Sequences in a batch
+    #[arg(long, default_value_t = 8)]
+    batch_size: usize,
+    /// Tokens of each sequence, [CLS] and [SEP] included
+    #[arg(long, default_value_t = 32)]
+    seq_len: usize,
+    /// Steps to measure, after a tenth as many (at least 10) to warm up
+    #[arg(long, default_value_t = 300)]
+    steps: usize,
+    /// Probability of dropping a hidden unit or an attention weight
+    #[arg(long, default_value_t = 0.0)]
+    dropout: f64,
+    /// Threads of the engine and of the product that it is compared with [default: all cores]
+    #[arg(long)]
+    threads: Option<usize>,
+    #[arg(long, value_enum, default_value_t = BackEnd::Engine)]
+    backend: BackEnd,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum BackEnd {
+    /// By hand, on the CPU, in f32
+    Engine,
+    /// With candle, on the CPU, in f32
+    Reference,
+}
+
+/// The times of one step, in the order in which they pass.
+const PARTS: [&str; 5] = ["mask draw", "forward", "backward", "clipping", "AdamW"];
+
+impl Bench {
+    pub(crate) fn run(&self) -> Result<()> {
+        let threads = self.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+        let config = self.config();
+        let mut rng = StdRng::seed_from_u64(0);
+        let params = Params::init(&config, &mut rng)?;
+        let mut encoder: Box<dyn Encoder> = match self.backend {
+            BackEnd::Engine => Box::new(Engine::with_threads(&params, threads)?),
+            BackEnd::Reference => Box::new(Reference::new(&params, DType::F32, &Device::Cpu)?),
+        };
+        let mut gradients = Gradients::zeros(&*encoder)?;
+        let mut optimizer = AdamW::new(&*encoder, AdamWConfig::default())?;
+        let sequences = self.sequences(&mut rng)?;
+        let masker = Masker::without_tokenizer(self.vocab_size, SPECIAL, Masking::default())?;
+        let (mut steps, mut masked, mut allocations) = (Vec::with_capacity(self.steps), 0, 0);
+        let warm_up = (self.steps / 10).max(10);
+        for nth in 0..warm_up + self.steps {
+            let mut times = [Instant::now(); PARTS.len() + 1];
+            let batch = Batch::masked(sequences.iter().map(Vec::as_slice), &masker, &mut rng)?;
+            times[1] = Instant::now();
+            let region = Region::new(crate::ALLOCATOR);
+            black_box(encoder.forward(&batch, Mode::Train { dropout_seed: nth as u64 })?);
+            times[2] = Instant::now();
+            encoder.backward(&mut gradients)?;
+            times[3] = Instant::now();
+            gradients.clip(1.0)?;
+            times[4] = Instant::now();
+            optimizer.step(&mut *encoder, &gradients, 1e-3)?;
+            times[5] = Instant::now();
+            if nth >= warm_up {
+                allocations += region.change().allocations;
+                masked += batch.masked_rows.len();
+                steps.push(times);
+            }
+        }
+        let part = |from: usize, to: usize| median(steps.iter().map(|times| times[to] - times[from]));
+        let step = part(0, PARTS.len());
+        let useful = self.operations(masked as f64 / self.steps as f64);
+        let (gflops, sgemm) = (useful / step.as_secs_f64() / 1e9, sgemm_gflops(threads));
+        let tokens_per_second = (self.batch_size * self.seq_len) as f64 / step.as_secs_f64();
+        let allocations_per_step = allocations as f64 / self.steps as f64;
+        if self.json {
+            let outcome = json!({
+                "backend": format!("{:?}", self.backend).to_lowercase(),
+                "threads": threads,
+                "parameters": params.len(),
+                "ms_per_step_median": milliseconds(step),
+                "tokens_per_second": tokens_per_second,
+                "gflops": gflops,
+                "sgemm_gflops": sgemm,
+                "roofline_fraction": gflops / sgemm,
+                "allocations_per_step": allocations_per_step,
+                "peak_rss_mb": peak_rss_mb(),
+            });
+            println!("{outcome}");
+            return Ok(());
+        }
+        let (back_end, parameters) = (format!("{:?}", self.backend).to_lowercase(), params.len());
+        println!(
+            "{back_end}, threads: {threads}, {parameters} parameters, {} x {} tokens",
+            self.batch_size, self.seq_len
+        );
+        println!("a step             {:8.3} ms (median of {})", milliseconds(step), self.steps);
+        for (nth, name) in PARTS.into_iter().enumerate() {
+            let time = part(nth, nth + 1);
+            println!("  {name:16} {:8.3} ms {:4.0} %", milliseconds(time), 100.0 * time.div_duration_f64(step));
+        }
+        println!("tokens a second    {tokens_per_second:8.0}");
+        println!("useful operations  {gflops:8.1} GFLOP/s");
+        println!("products of 1024^3 {sgemm:8.1} GFLOP/s, of which a step reaches {:.0} %", 100.0 * gflops / sgemm);
+        println!("allocations a step {allocations_per_step:8.1} (from forward to AdamW)");
+        if let Some(memory) = peak_rss_mb() {
+            println!("peak memory        {memory:8.1} MB");
+        }
+        Ok(())
+    }
+
+    fn config(&self) -> ModelConfig {
+        ModelConfig {
+            d_model: self.d_model,
+            layers: self.layers,
+            heads: self.heads,
+            d_ff: self.d_ff,
+            max_len: self.seq_len,
+            hidden_dropout: self.dropout,
+            attention_dropout: self.dropout,
+            ..ModelConfig::new(self.vocab_size)
+        }
+    }
+
+    fn sequences(&self, rng: &mut StdRng) -> Result<Vec<Vec<u32>>> {
+        let SpecialIds { cls, sep, mask, .. } = SPECIAL;
+        for (argument, value, least) in [
+            ("vocab-size", self.vocab_size, mask as usize + 2),
+            ("batch-size", self.batch_size, 1),
+            ("seq-len", self.seq_len, 3),
+            ("steps", self.steps, 1),
+        ] {
+            if value < least {
+                return Err(Error::Argument {
+                    argument,
+                    expected: format!("at least {least}"),
+                    actual: value.to_string(),
+                });
+            }
+        }
+        let mut word = || rng.random_range(mask + 1..self.vocab_size as u32);
+        Ok((0..self.batch_size)
+            .map(|_| [vec![cls], (2..self.seq_len).map(|_| word()).collect(), vec![sep]].concat())
+            .collect())
+    }
+
+    /// The floating-point operations of a step that none could do without: 2 for each product of two numbers and its sum,
+    /// in the matrix products forward, and twice as many backward (one product for the gradient of each factor). Per token
+    /// and layer these are four projections and the feed-forward block, and the scores and contexts of attention; per
+    /// masked row the transform and the decoder.
+    fn operations(&self, masked: f64) -> f64 {
+        let [d_model, d_ff, seq] = [self.d_model, self.d_ff, self.seq_len].map(|size| size as f64);
+        let layer = 4.0 * d_model * d_model + 2.0 * d_model * d_ff + 2.0 * seq * d_model;
+        let tokens = (self.batch_size * self.seq_len) as f64;
+        let head = d_model * d_model + d_model * self.vocab_size as f64;
+        3.0 * 2.0 * (tokens * self.layers as f64 * layer + masked * head)
+    }
+}
+
+const SPECIAL: SpecialIds = SpecialIds { pad: 0, unk: 1, cls: 2, sep: 3, mask: 4 };
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn median(times: impl Iterator<Item = Duration>) -> Duration {
+    let mut times: Vec<Duration> = times.collect();
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// The speed of products of two matrices of 1024 x 1024 numbers, by `gemm`, the library that candle multiplies with: the
+/// best of some, so that nothing else that the machine did counts.
+fn sgemm_gflops(threads: usize) -> f64 {
+    const SIZE: usize = 1024;
+    let (left, right, mut product) = (vec![1f32; SIZE * SIZE], vec![1f32; SIZE * SIZE], vec![0f32; SIZE * SIZE]);
+    let parallelism = if threads == 1 { gemm::Parallelism::None } else { gemm::Parallelism::Rayon(threads) };
+    let mut best = Duration::MAX;
+    for _ in 0..20 {
+        let start = Instant::now();
+        let step = SIZE as isize;
+        // SAFETY: each pointer is to SIZE rows of SIZE numbers, which the strides do not leave.
+        unsafe {
+            gemm::gemm(
+                SIZE,
+                SIZE,
+                SIZE,
+                product.as_mut_ptr(),
+                1,
+                step,
+                false,
+                left.as_ptr(),
+                1,
+                step,
+                right.as_ptr(),
+                1,
+                step,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
+        best = best.min(start.elapsed());
+    }
+    black_box(&product);
+    2.0 * (SIZE as f64).powi(3) / best.as_secs_f64() / 1e9
+}
+
+/// The most memory that the process has held, where the system says it.
+fn peak_rss_mb() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<f64>().ok()? / 1024.0)
+}
