@@ -16,7 +16,7 @@ fn batch(lengths: &[usize], rng: &mut StdRng) -> Batch {
     let mut batch = Batch::with_gaps([], 0);
     for &length in lengths {
         for _ in 0..length {
-            if batch.tokens() % 3 == 0 {
+            if batch.tokens().is_multiple_of(3) {
                 batch.masked_rows.push(batch.tokens());
                 batch.targets.push(rng.random_range(0..50));
                 batch.treatments.push(Treatment::Mask);
