@@ -1,7 +1,8 @@
 //! Takes a model and text it is to recover, gives numbers: loss and accuracy on fixed masks, and which words it
 //! recovers when each is masked alone. Drawing them is left to [`crate::figures::plot`].
 
-use candle_core::{DType, Device};
+use candle_core::{D, DType, Device};
+use candle_nn::ops::log_softmax;
 
 use crate::error::{Error, Result};
 use crate::model::encoder::{Encoder, Mode};
@@ -157,15 +158,8 @@ impl LogProbabilities {
 pub(crate) fn log_probabilities(encoder: &dyn Encoder, batch: &Batch) -> Result<LogProbabilities> {
     // Metal has no f64, so the logits come to the CPU first.
     let logits = encoder.logits(batch, Mode::Evaluate)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
-    let mut values = logits.flatten_all()?.to_vec1::<f64>()?;
-    let vocab = encoder.config().vocab;
-    for row in values.chunks_exact_mut(vocab) {
-        let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = row.iter().map(|logit| (logit - largest).exp()).sum();
-        let shift = largest + sum.ln();
-        row.iter_mut().for_each(|logit| *logit -= shift);
-    }
-    Ok(LogProbabilities { values, vocab })
+    let values = log_softmax(&logits, D::Minus1)?.flatten_all()?.to_vec1()?;
+    Ok(LogProbabilities { values, vocab: encoder.config().vocab })
 }
 
 /// The most likely token; of several, the first, as [`crate::fill_mask`] has it.

@@ -129,9 +129,7 @@ pub(crate) fn backward(
             let pairs = scores.chunks_exact_mut(length).zip(probabilities.chunks_exact(length));
             for ((gradient, p), row) in pairs.zip(rows.clone()) {
                 if let Some(dropout) = shape.row_dropout(row, head) {
-                    for (column, gradient) in gradient.iter_mut().enumerate() {
-                        *gradient *= dropout.factor(column as u32);
-                    }
+                    dropout.apply(gradient);
                 }
                 let mean = vector::dot(gradient, p); // Σ p dp
                 for (gradient, p) in gradient.iter_mut().zip(p) {
@@ -177,13 +175,11 @@ fn drop<'a>(
     }
     let length = rows.len();
     let dropped = &mut dropped[..probabilities.len()];
+    dropped.copy_from_slice(probabilities);
     Arch::new().dispatch(|| {
-        let pairs = dropped.chunks_exact_mut(length).zip(probabilities.chunks_exact(length));
-        for ((dropped, p), row) in pairs.zip(rows) {
+        for (dropped, row) in dropped.chunks_exact_mut(length).zip(rows) {
             if let Some(dropout) = shape.row_dropout(row, head) {
-                for (column, (dropped, p)) in dropped.iter_mut().zip(p).enumerate() {
-                    *dropped = p * dropout.factor(column as u32);
-                }
+                dropout.apply(dropped);
             }
         }
     });

@@ -22,10 +22,7 @@ pub(crate) fn apply(dropout: Option<Dropout>, first: usize, columns: usize, x: &
     let Some(Dropout { seed, site, probability }) = dropout else { return };
     Arch::new().dispatch(|| {
         for (row, x) in x.chunks_exact_mut(columns).enumerate() {
-            let dropout = RowDropout::new(seed, site, (first + row) as u64, probability);
-            for (column, x) in x.iter_mut().enumerate() {
-                *x *= dropout.factor(column as u32);
-            }
+            RowDropout::new(seed, site, (first + row) as u64, probability).apply(x);
         }
     });
 }

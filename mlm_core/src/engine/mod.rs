@@ -26,14 +26,13 @@ mod slopes;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::thread;
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::engine::activations::Activations;
 use crate::engine::layers::Layers;
 use crate::engine::pass::Share;
-use crate::engine::pool::{Pool, lock};
+use crate::engine::pool::{Pool, cores, lock};
 use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 use crate::model::encoder::{Encoded, Encoder, Mode};
@@ -118,7 +117,7 @@ impl Engine {
     /// # Errors
     /// When the memory has no room for it, or the system starts no threads.
     pub fn new(params: &Params) -> Result<Self> {
-        Self::with_threads(params, thread::available_parallelism().map_or(1, usize::from))
+        Self::with_threads(params, cores())
     }
 
     /// A model that computes on so many threads, of which the calling one is the first.

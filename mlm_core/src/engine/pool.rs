@@ -57,9 +57,8 @@ impl Pool {
     /// When the system refuses to start so many.
     pub(crate) fn new(threads: usize, work: Work) -> Result<Self> {
         let mut pool = Self { rounds: Arc::default(), work, threads: Vec::with_capacity(threads - 1) };
-        let cores = thread::available_parallelism().map_or(1, usize::from);
         // With more threads than cores, one that looks for work keeps another one from working.
-        let patience = if threads > cores { Duration::ZERO } else { PATIENCE };
+        let patience = if threads > cores() { Duration::ZERO } else { PATIENCE };
         for nth in 1..threads {
             let (rounds, work) = (Arc::clone(&pool.rounds), Arc::clone(&pool.work));
             let thread = thread::Builder::new().name(format!("mlm_core {nth}")).spawn(move || {
@@ -144,6 +143,11 @@ impl Rounds {
             *lock(&self.panic) = Some(panic);
         }
     }
+}
+
+/// The number of cores that this process may use.
+pub(crate) fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// A panic leaves nothing half done here that the next round would not do anew.

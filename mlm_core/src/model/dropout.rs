@@ -50,6 +50,14 @@ impl RowDropout {
         let draw = mix32(self.key as u32 ^ column.wrapping_mul(0x9e37_79b9)) ^ (self.key >> 32) as u32;
         if draw < self.threshold { 0.0 } else { self.scale }
     }
+
+    /// Multiplies the units of the row by their factors.
+    #[inline(always)]
+    pub(crate) fn apply(&self, units: &mut [f32]) {
+        for (column, unit) in units.iter_mut().enumerate() {
+            *unit *= self.factor(column as u32);
+        }
+    }
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014).

@@ -77,8 +77,16 @@ impl Table {
     /// # Errors
     /// When there is no tensor of that name.
     pub(crate) fn get(&self, name: &str) -> Result<&Entry> {
+        Ok(&self.entries[self.position(name)?])
+    }
+
+    /// Which of the entries is the tensor of that name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn position(&self, name: &str) -> Result<usize> {
         match self.index.get(name) {
-            Some(&nth) => Ok(&self.entries[nth]),
+            Some(&nth) => Ok(nth),
             None => {
                 let expected = "the name of a tensor such as bert.embeddings.word_embeddings.weight";
                 Err(Error::argument("name", expected, name))

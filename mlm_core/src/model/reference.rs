@@ -9,7 +9,6 @@
 //! `candle_nn::ops::softmax_last_dim` have none, and that of `Tensor::gelu_erf` has a constant rounded to six digits.
 //! Hence LayerNorm and GELU are spelled out here, and softmax is `candle_nn::ops::softmax`.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -59,7 +58,6 @@ pub struct Reference {
     table: Arc<Table>,
     /// In the order of the table.
     weights: Vec<Var>,
-    index: HashMap<String, usize>,
     /// The last forward pass's loss, which remembers how it was computed, for one backward pass.
     loss: Option<Tensor>,
 }
@@ -83,9 +81,8 @@ impl Reference {
         for (_, shape, values) in params.tensors() {
             weights.push(Var::from_tensor(&Tensor::from_slice(values, shape, device)?.to_dtype(dtype)?)?);
         }
-        let index = params.names().enumerate().map(|(nth, name)| (name.to_owned(), nth)).collect();
         let (config, table) = (params.config().clone(), Arc::clone(params.table()));
-        Ok(Self { config, dtype, device: device.clone(), table, weights, index, loss: None })
+        Ok(Self { config, dtype, device: device.clone(), table, weights, loss: None })
     }
 
     /// The device that the weights are on.
@@ -98,8 +95,7 @@ impl Reference {
     /// # Errors
     /// When the model has no weight of that name.
     pub fn weight(&self, name: &str) -> Result<&Var> {
-        self.table.get(name)?;
-        Ok(&self.weights[self.index[name]])
+        Ok(&self.weights[self.table.position(name)?])
     }
 
     /// The loss of [`Encoder::forward`] as a tensor: a scalar from which [`Reference::gradients`] goes back.
@@ -267,9 +263,7 @@ impl Reference {
         let mut factors = vec![1f32; units.elem_count()];
         for (padded_row, row) in places {
             let dropout = RowDropout::new(dropout_seed, site, row as u64, probability);
-            for (column, factor) in factors[padded_row * columns..(padded_row + 1) * columns].iter_mut().enumerate() {
-                *factor = dropout.factor(column as u32);
-            }
+            dropout.apply(&mut factors[padded_row * columns..(padded_row + 1) * columns]);
         }
         let factors = Tensor::from_vec(factors, units.shape(), &self.device)?.to_dtype(self.dtype)?;
         Ok((units * factors)?)
