@@ -150,43 +150,38 @@ impl WithSimd for Product<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        // As many rows as leave registers for a row of the panel: of 32 vectors in AVX-512, of 16 in AVX2.
+        // Sums for 8 rows and 32 columns fill 16 of the 32 registers of AVX-512, and the rows' addresses 8 of 16 others;
+        // with AVX2, 3 rows fill 12 of 16.
         match S::F32_LANES {
-            16 => self.tiles::<S, 2>(simd, 12),
-            8 => self.tiles::<S, 4>(simd, 3),
-            4 => self.tiles::<S, 8>(simd, 3),
-            _ => self.tiles::<S, 32>(simd, 1),
+            16 => self.tiles::<S, 2, 1>(simd, 8),
+            8 => self.tiles::<S, 4, 2>(simd, 3),
+            4 => self.tiles::<S, 8, 4>(simd, 3),
+            _ => self.tiles::<S, 32, 16>(simd, 1),
         }
     }
 }
 
 impl Product<'_> {
+    /// Goes through the tiles of at most `most` rows. A row of a panel has `VECTORS` vectors, half of it `HALF`.
     #[inline(always)]
-    fn tiles<S: Simd, const VECTORS: usize>(&mut self, simd: S, most: usize) {
+    fn tiles<S: Simd, const VECTORS: usize, const HALF: usize>(&mut self, simd: S, most: usize) {
         let (rows, columns, depth) = (self.left.rows, self.right.columns, self.left.columns);
-        // Tiles of nearly the same height: 33 rows are 3 times 11, not 12 + 12 + 9.
+        // Tiles of nearly the same height: 17 rows are 6 + 6 + 5, not 8 + 8 + 1.
         let blocks = rows.div_ceil(most);
         let mut from = 0;
         loop {
             let to = depth.min(from + DEPTH);
             for (nth, first) in (0..columns).step_by(WIDTH).enumerate() {
                 let panel = &self.right.panel(nth)[from * WIDTH..to * WIDTH];
+                let panel = S::as_simd_f32s(panel).0.as_chunks::<VECTORS>().0;
+                let narrow = columns - first <= WIDTH / 2;
                 for block in 0..blocks {
                     let (top, bottom) = (block * rows / blocks, (block + 1) * rows / blocks);
                     let tile = Tile { top, first, from, to };
-                    match bottom - top {
-                        1 => self.tile::<S, VECTORS, 1>(simd, panel, tile),
-                        2 => self.tile::<S, VECTORS, 2>(simd, panel, tile),
-                        3 => self.tile::<S, VECTORS, 3>(simd, panel, tile),
-                        4 => self.tile::<S, VECTORS, 4>(simd, panel, tile),
-                        5 => self.tile::<S, VECTORS, 5>(simd, panel, tile),
-                        6 => self.tile::<S, VECTORS, 6>(simd, panel, tile),
-                        7 => self.tile::<S, VECTORS, 7>(simd, panel, tile),
-                        8 => self.tile::<S, VECTORS, 8>(simd, panel, tile),
-                        9 => self.tile::<S, VECTORS, 9>(simd, panel, tile),
-                        10 => self.tile::<S, VECTORS, 10>(simd, panel, tile),
-                        11 => self.tile::<S, VECTORS, 11>(simd, panel, tile),
-                        _ => self.tile::<S, VECTORS, 12>(simd, panel, tile),
+                    if narrow {
+                        self.tile_of_height::<S, VECTORS, HALF>(simd, panel, tile, bottom - top);
+                    } else {
+                        self.tile_of_height::<S, VECTORS, VECTORS>(simd, panel, tile, bottom - top);
                     }
                 }
             }
@@ -197,13 +192,39 @@ impl Product<'_> {
         }
     }
 
-    /// The sums of one tile, from the first product to the last in registers.
     #[inline(always)]
-    fn tile<S: Simd, const VECTORS: usize, const ROWS: usize>(&mut self, simd: S, panel: &[f32], tile: Tile) {
+    fn tile_of_height<S: Simd, const VECTORS: usize, const USED: usize>(
+        &mut self,
+        simd: S,
+        panel: &[[S::f32s; VECTORS]],
+        tile: Tile,
+        height: usize,
+    ) {
+        match height {
+            1 => self.tile::<S, VECTORS, USED, 1>(simd, panel, tile),
+            2 => self.tile::<S, VECTORS, USED, 2>(simd, panel, tile),
+            3 => self.tile::<S, VECTORS, USED, 3>(simd, panel, tile),
+            4 => self.tile::<S, VECTORS, USED, 4>(simd, panel, tile),
+            5 => self.tile::<S, VECTORS, USED, 5>(simd, panel, tile),
+            6 => self.tile::<S, VECTORS, USED, 6>(simd, panel, tile),
+            7 => self.tile::<S, VECTORS, USED, 7>(simd, panel, tile),
+            _ => self.tile::<S, VECTORS, USED, 8>(simd, panel, tile),
+        }
+    }
+
+    /// The sums of one tile, from the first product to the last in registers; `USED` vectors of a row are columns of the
+    /// product.
+    #[inline(always)]
+    fn tile<S: Simd, const VECTORS: usize, const USED: usize, const ROWS: usize>(
+        &mut self,
+        simd: S,
+        panel: &[[S::f32s; VECTORS]],
+        tile: Tile,
+    ) {
         let Tile { top, first, from, to } = tile;
         let Self { left, right, start, target } = self;
         let width = WIDTH.min(right.columns - first);
-        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+        let mut sums = [[simd.splat_f32s(0.0); USED]; ROWS];
         match start {
             Start::Bias(bias) if from == 0 => sums = [load(simd, &bias[first..][..width]); ROWS],
             Start::Zero if from == 0 => {}
@@ -213,20 +234,16 @@ impl Product<'_> {
                 }
             }
         }
-        let panel = S::as_simd_f32s(panel).0.as_chunks::<VECTORS>().0;
-        if left.column_step == 1 {
+        let sums = if left.column_step == 1 {
             let rows: [&[f32]; ROWS] =
                 array::from_fn(|row| &left.values[(top + row) * left.row_step..][from..to][..panel.len()]);
-            for (k, right) in panel.iter().enumerate() {
-                add::<S, VECTORS, ROWS>(simd, &mut sums, array::from_fn(|row| rows[row][k]), right);
-            }
+            let columns = (0..panel.len()).map(|k| array::from_fn(|row| rows[row][k]));
+            add_products(simd, sums, columns.zip(panel))
         } else {
             let columns = left.values[from * left.column_step..].chunks(left.column_step);
-            for (column, right) in columns.zip(panel) {
-                let column: &[f32; ROWS] = column[top..].first_chunk().expect("as many rows as the tile has");
-                add(simd, &mut sums, *column, right);
-            }
-        }
+            let columns = columns.map(|column| *column[top..].first_chunk().expect("as many rows as the tile has"));
+            add_products(simd, sums, columns.zip(panel))
+        };
         for (row, sums) in sums.iter().enumerate() {
             store(simd, sums, &mut target.values[(top + row) * target.row_step + first..][..width]);
         }
@@ -242,25 +259,31 @@ struct Tile {
     to: usize,
 }
 
-/// Adds the product of a column and a row.
+/// Adds the products of columns of the left factor and rows of the right one.
+///
+/// The sums come and go by value, and indices count through them: written with references and iterators, the compiler
+/// keeps them in memory, at less than half the speed.
 #[inline(always)]
-fn add<S: Simd, const VECTORS: usize, const ROWS: usize>(
+#[allow(clippy::needless_range_loop)]
+fn add_products<'a, S: Simd, const VECTORS: usize, const USED: usize, const ROWS: usize>(
     simd: S,
-    sums: &mut [[S::f32s; VECTORS]; ROWS],
-    column: [f32; ROWS],
-    row: &[S::f32s; VECTORS],
-) {
-    for (sums, left) in sums.iter_mut().zip(column) {
-        let left = simd.splat_f32s(left);
-        for (sum, &right) in sums.iter_mut().zip(row) {
-            *sum = simd.mul_add_f32s(left, right, *sum);
+    mut sums: [[S::f32s; USED]; ROWS],
+    pairs: impl Iterator<Item = ([f32; ROWS], &'a [S::f32s; VECTORS])>,
+) -> [[S::f32s; USED]; ROWS] {
+    for (column, right) in pairs {
+        for row in 0..ROWS {
+            let left = simd.splat_f32s(column[row]);
+            for vector in 0..USED {
+                sums[row][vector] = simd.mul_add_f32s(left, right[vector], sums[row][vector]);
+            }
         }
     }
+    sums
 }
 
 /// Up to [`WIDTH`] numbers as vectors, filled up with zeros.
 #[inline(always)]
-fn load<S: Simd, const VECTORS: usize>(simd: S, values: &[f32]) -> [S::f32s; VECTORS] {
+fn load<S: Simd, const USED: usize>(simd: S, values: &[f32]) -> [S::f32s; USED] {
     let (whole, rest) = S::as_simd_f32s(values);
     array::from_fn(|nth| match whole.get(nth) {
         Some(&vector) => vector,
@@ -270,7 +293,7 @@ fn load<S: Simd, const VECTORS: usize>(simd: S, values: &[f32]) -> [S::f32s; VEC
 }
 
 #[inline(always)]
-fn store<S: Simd, const VECTORS: usize>(simd: S, vectors: &[S::f32s; VECTORS], values: &mut [f32]) {
+fn store<S: Simd, const USED: usize>(simd: S, vectors: &[S::f32s; USED], values: &mut [f32]) {
     let (whole, rest) = S::as_mut_simd_f32s(values);
     for (to, &vector) in whole.iter_mut().zip(vectors) {
         *to = vector;
