@@ -310,9 +310,22 @@ mod tests {
 
     use super::*;
 
+    /// The widest vectors of the machine, narrower ones, and none.
+    fn paths() -> Vec<fn(Product<'_>)> {
+        let mut paths: Vec<fn(Product<'_>)> =
+            vec![|product| Arch::new().dispatch(product), |product| pulp::Scalar128b.vectorize(product), |product| {
+                pulp::Scalar.vectorize(product)
+            }];
+        #[cfg(target_arch = "x86_64")]
+        if pulp::x86::V3::try_new().is_some() {
+            paths.push(|product| Simd::vectorize(pulp::x86::V3::try_new().expect("there a line above"), product));
+        }
+        paths
+    }
+
     /// Every height of a tile, panels that are not full, more products than are summed at once, each way to lie in memory.
     #[test]
-    fn equals_the_sum_of_products() {
+    fn equals_the_sum_of_products_on_every_path() {
         let mut rng = StdRng::seed_from_u64(0);
         let mut panels = Panels::default();
         for round in 0..300 {
@@ -333,9 +346,13 @@ mod tests {
                 (Box::new(|k, j| right[j * depth + k]), Matrix::part(&right, columns, depth, depth).transposed())
             };
             let start = [Start::Zero, Start::Target, Start::Bias(&bias)][round % 5 % 3];
-            let mut product = before.clone();
             panels.pack(right);
-            multiply(left, &panels, start, Target::new(&mut product, columns + 3));
+            let products = paths().into_iter().map(|path| {
+                let mut product = before.clone();
+                path(Product { left, right: &panels, start, target: Target::new(&mut product, columns + 3) });
+                product
+            });
+            let products: Vec<_> = products.collect();
             for i in 0..rows {
                 for j in 0..columns + 3 {
                     let at = i * (columns + 3) + j;
@@ -350,8 +367,10 @@ mod tests {
                     } else {
                         f64::from(before[at])
                     };
-                    let error = (f64::from(product[at]) - expected).abs();
-                    assert!(error < 1e-4, "{rows} x {depth} x {columns}, at {i}, {j}: {error}");
+                    for (path, product) in products.iter().enumerate() {
+                        let error = (f64::from(product[at]) - expected).abs();
+                        assert!(error < 1e-4, "{rows} x {depth} x {columns}, at {i}, {j}, path {path}: {error}");
+                    }
                 }
             }
         }
