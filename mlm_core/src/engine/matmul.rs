@@ -9,7 +9,7 @@ use std::array;
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Columns of a panel: 2 vectors of AVX-512, 4 of AVX2, 8 of NEON or SSE.
+/// Columns of a panel: the 2 vectors of AVX-512 that a tile is wide, or twice the 2 of AVX2.
 const WIDTH: usize = 32;
 
 /// How many products are summed up before the sums go back to memory, so that a panel fits into the nearest cache.
@@ -148,40 +148,29 @@ struct Product<'a> {
 impl WithSimd for Product<'_> {
     type Output = ();
 
+    /// Goes through the tiles: up to 8 rows and two vectors wide, which is 16 of the 32 registers that there are with
+    /// AVX-512 or NEON; 6 rows, 12 of 16 registers, with AVX2.
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        // Sums for 8 rows and 32 columns fill 16 of the 32 registers of AVX-512, and the rows' addresses 8 of 16 others;
-        // with AVX2, 3 rows fill 12 of 16.
-        match S::F32_LANES {
-            16 => self.tiles::<S, 2, 1>(simd, 8),
-            8 => self.tiles::<S, 4, 2>(simd, 3),
-            4 => self.tiles::<S, 8, 4>(simd, 3),
-            _ => self.tiles::<S, 32, 16>(simd, 1),
-        }
-    }
-}
-
-impl Product<'_> {
-    /// Goes through the tiles of at most `most` rows. A row of a panel has `VECTORS` vectors, half of it `HALF`.
-    #[inline(always)]
-    fn tiles<S: Simd, const VECTORS: usize, const HALF: usize>(&mut self, simd: S, most: usize) {
+        let most = if S::REGISTER_COUNT < 32 { 6 } else { 8 };
         let (rows, columns, depth) = (self.left.rows, self.right.columns, self.left.columns);
         // Tiles of nearly the same height: 17 rows are 6 + 6 + 5, not 8 + 8 + 1.
         let blocks = rows.div_ceil(most);
         let mut from = 0;
         loop {
             let to = depth.min(from + DEPTH);
-            for (nth, first) in (0..columns).step_by(WIDTH).enumerate() {
-                let panel = &self.right.panel(nth)[from * WIDTH..to * WIDTH];
-                let panel = S::as_simd_f32s(panel).0.as_chunks::<VECTORS>().0;
-                let narrow = columns - first <= WIDTH / 2;
+            for first in (0..columns).step_by(2 * S::F32_LANES) {
+                let panel = self.right.panel(first / WIDTH);
+                // From the tile's first column on; nothing when there is nothing to multiply.
+                let panel = panel.get(from * WIDTH + first % WIDTH..to * WIDTH).unwrap_or_default();
+                let panel = S::as_simd_f32s(panel).0;
                 for block in 0..blocks {
                     let (top, bottom) = (block * rows / blocks, (block + 1) * rows / blocks);
                     let tile = Tile { top, first, from, to };
-                    if narrow {
-                        self.tile_of_height::<S, VECTORS, HALF>(simd, panel, tile, bottom - top);
+                    if columns - first <= S::F32_LANES {
+                        self.tile_of_height::<S, 1>(simd, panel, tile, bottom - top);
                     } else {
-                        self.tile_of_height::<S, VECTORS, VECTORS>(simd, panel, tile, bottom - top);
+                        self.tile_of_height::<S, 2>(simd, panel, tile, bottom - top);
                     }
                 }
             }
@@ -191,40 +180,30 @@ impl Product<'_> {
             }
         }
     }
+}
 
+impl Product<'_> {
     #[inline(always)]
-    fn tile_of_height<S: Simd, const VECTORS: usize, const USED: usize>(
-        &mut self,
-        simd: S,
-        panel: &[[S::f32s; VECTORS]],
-        tile: Tile,
-        height: usize,
-    ) {
+    fn tile_of_height<S: Simd, const VECTORS: usize>(&mut self, simd: S, panel: &[S::f32s], tile: Tile, height: usize) {
         match height {
-            1 => self.tile::<S, VECTORS, USED, 1>(simd, panel, tile),
-            2 => self.tile::<S, VECTORS, USED, 2>(simd, panel, tile),
-            3 => self.tile::<S, VECTORS, USED, 3>(simd, panel, tile),
-            4 => self.tile::<S, VECTORS, USED, 4>(simd, panel, tile),
-            5 => self.tile::<S, VECTORS, USED, 5>(simd, panel, tile),
-            6 => self.tile::<S, VECTORS, USED, 6>(simd, panel, tile),
-            7 => self.tile::<S, VECTORS, USED, 7>(simd, panel, tile),
-            _ => self.tile::<S, VECTORS, USED, 8>(simd, panel, tile),
+            1 => self.tile::<S, VECTORS, 1>(simd, panel, tile),
+            2 => self.tile::<S, VECTORS, 2>(simd, panel, tile),
+            3 => self.tile::<S, VECTORS, 3>(simd, panel, tile),
+            4 => self.tile::<S, VECTORS, 4>(simd, panel, tile),
+            5 => self.tile::<S, VECTORS, 5>(simd, panel, tile),
+            6 => self.tile::<S, VECTORS, 6>(simd, panel, tile),
+            7 => self.tile::<S, VECTORS, 7>(simd, panel, tile),
+            _ => self.tile::<S, VECTORS, 8>(simd, panel, tile),
         }
     }
 
-    /// The sums of one tile, from the first product to the last in registers; `USED` vectors of a row are columns of the
-    /// product.
+    /// The sums of one tile, from the first product to the last in registers. `panel` begins with the tile's columns.
     #[inline(always)]
-    fn tile<S: Simd, const VECTORS: usize, const USED: usize, const ROWS: usize>(
-        &mut self,
-        simd: S,
-        panel: &[[S::f32s; VECTORS]],
-        tile: Tile,
-    ) {
+    fn tile<S: Simd, const VECTORS: usize, const ROWS: usize>(&mut self, simd: S, panel: &[S::f32s], tile: Tile) {
         let Tile { top, first, from, to } = tile;
         let Self { left, right, start, target } = self;
-        let width = WIDTH.min(right.columns - first);
-        let mut sums = [[simd.splat_f32s(0.0); USED]; ROWS];
+        let width = (VECTORS * S::F32_LANES).min(right.columns - first);
+        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
         match start {
             Start::Bias(bias) if from == 0 => sums = [load(simd, &bias[first..][..width]); ROWS],
             Start::Zero if from == 0 => {}
@@ -234,14 +213,17 @@ impl Product<'_> {
                 }
             }
         }
+        let panel = panel.chunks(WIDTH / S::F32_LANES);
+        let panel = panel.map(|row| row.first_chunk::<VECTORS>().expect("as many vectors as the tile has"));
         let sums = if left.column_step == 1 {
-            let rows: [&[f32]; ROWS] =
-                array::from_fn(|row| &left.values[(top + row) * left.row_step..][from..to][..panel.len()]);
-            let columns = (0..panel.len()).map(|k| array::from_fn(|row| rows[row][k]));
+            let rows: [&[f32]; ROWS] = array::from_fn(|row| &left.values[(top + row) * left.row_step..][from..to]);
+            let columns = (0..to - from).map(|k| move |row: usize| rows[row][k]);
             add_products(simd, sums, columns.zip(panel))
         } else {
-            let columns = left.values[from * left.column_step..].chunks(left.column_step);
-            let columns = columns.map(|column| *column[top..].first_chunk().expect("as many rows as the tile has"));
+            let columns = left.values[from * left.column_step..].chunks(left.column_step).map(|column| {
+                let column: &[f32; ROWS] = column[top..].first_chunk().expect("as many rows as the tile has");
+                move |row: usize| column[row]
+            });
             add_products(simd, sums, columns.zip(panel))
         };
         for (row, sums) in sums.iter().enumerate() {
@@ -259,21 +241,21 @@ struct Tile {
     to: usize,
 }
 
-/// Adds the products of columns of the left factor and rows of the right one.
+/// Adds the products of columns of the left factor, each a function from row to number, and rows of the right one.
 ///
-/// The sums come and go by value, and indices count through them: written with references and iterators, the compiler
-/// keeps them in memory, at less than half the speed.
+/// How it is written matters: with sums behind a reference, or columns as arrays, the compiler builds both in memory, and
+/// is down to a half or a fifth of the speed.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
-fn add_products<'a, S: Simd, const VECTORS: usize, const USED: usize, const ROWS: usize>(
+fn add_products<'a, S: Simd, const VECTORS: usize, const ROWS: usize>(
     simd: S,
-    mut sums: [[S::f32s; USED]; ROWS],
-    pairs: impl Iterator<Item = ([f32; ROWS], &'a [S::f32s; VECTORS])>,
-) -> [[S::f32s; USED]; ROWS] {
+    mut sums: [[S::f32s; VECTORS]; ROWS],
+    pairs: impl Iterator<Item = (impl Fn(usize) -> f32, &'a [S::f32s; VECTORS])>,
+) -> [[S::f32s; VECTORS]; ROWS] {
     for (column, right) in pairs {
         for row in 0..ROWS {
-            let left = simd.splat_f32s(column[row]);
-            for vector in 0..USED {
+            let left = simd.splat_f32s(column(row));
+            for vector in 0..VECTORS {
                 sums[row][vector] = simd.mul_add_f32s(left, right[vector], sums[row][vector]);
             }
         }
@@ -283,7 +265,7 @@ fn add_products<'a, S: Simd, const VECTORS: usize, const USED: usize, const ROWS
 
 /// Up to [`WIDTH`] numbers as vectors, filled up with zeros.
 #[inline(always)]
-fn load<S: Simd, const USED: usize>(simd: S, values: &[f32]) -> [S::f32s; USED] {
+fn load<S: Simd, const VECTORS: usize>(simd: S, values: &[f32]) -> [S::f32s; VECTORS] {
     let (whole, rest) = S::as_simd_f32s(values);
     array::from_fn(|nth| match whole.get(nth) {
         Some(&vector) => vector,
@@ -293,7 +275,7 @@ fn load<S: Simd, const USED: usize>(simd: S, values: &[f32]) -> [S::f32s; USED] 
 }
 
 #[inline(always)]
-fn store<S: Simd, const USED: usize>(simd: S, vectors: &[S::f32s; USED], values: &mut [f32]) {
+fn store<S: Simd, const VECTORS: usize>(simd: S, vectors: &[S::f32s; VECTORS], values: &mut [f32]) {
     let (whole, rest) = S::as_mut_simd_f32s(values);
     for (to, &vector) in whole.iter_mut().zip(vectors) {
         *to = vector;
