@@ -3,11 +3,12 @@
 //!
 //! ```text
 //! embeddings -> layer_norm -> dropout -> linear -> attention -> gelu -> loss      over vector and matmul
-//! layers (weights), activations (memory) -> pass (the way through the model) -> pool (threads) -> Engine
+//! layers (weights), activations (memory), clock -> pass (the way through the model) -> pool (threads) -> Engine
 //! ```
 
 mod activations;
 mod attention;
+mod clock;
 mod dropout;
 mod embeddings;
 mod gelu;
@@ -23,6 +24,8 @@ mod vector;
 #[cfg(test)]
 mod slopes;
 
+pub use crate::engine::clock::OperationTime;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -30,6 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use candle_core::{DType, Device, Tensor};
 
 use crate::engine::activations::Activations;
+use crate::engine::clock::{Clock, Operation};
 use crate::engine::layers::Layers;
 use crate::engine::pass::Share;
 use crate::engine::pool::{Pool, cores, lock};
@@ -103,6 +107,7 @@ struct Worker {
     gradients: Vec<f32>,
     /// The part of the batch's loss that comes from its sequences.
     loss: f64,
+    clock: Clock,
 }
 
 impl fmt::Debug for Engine {
@@ -137,7 +142,13 @@ impl Engine {
         let mut workers = Vec::with_capacity(threads);
         for _ in 0..threads {
             let (layers, activations) = (Layers::new(params)?, Activations::new(&config));
-            workers.push(Mutex::new(Worker { layers, activations, gradients: vec![0.0; parameters], loss: 0.0 }));
+            workers.push(Mutex::new(Worker {
+                layers,
+                activations,
+                gradients: vec![0.0; parameters],
+                loss: 0.0,
+                clock: Clock::new(),
+            }));
         }
         let task = Task {
             step: Step::Encode,
@@ -156,6 +167,20 @@ impl Engine {
     /// The number of threads that it computes on.
     pub fn threads(&self) -> usize {
         self.shared.workers.len()
+    }
+
+    /// What the threads have spent their time with since the last call of this, all threads together. What a step takes
+    /// beyond that they wait for each other.
+    pub fn take_times(&mut self) -> Vec<OperationTime> {
+        let mut workers = self.shared.workers.iter();
+        let mut times: Vec<_> = workers.next().map(|worker| lock(worker).clock.take().collect()).unwrap_or_default();
+        for worker in workers {
+            for (time, of_worker) in times.iter_mut().zip(lock(worker).clock.take()) {
+                time.forward += of_worker.forward;
+                time.backward += of_worker.backward;
+            }
+        }
+        times
     }
 
     /// Goes through the model with a batch that fits it. While the caller holds what is returned, nobody else does.
@@ -190,16 +215,17 @@ fn copy(batch: &Batch, to: &mut Batch) {
 impl Shared {
     /// Gives the workers the memory that the task needs.
     fn make_room(&self, config: &ModelConfig, task: &Task) -> Result<()> {
-        let sizes = || task.shares.iter().map(|sequences| task.share(config, sequences).size());
         let mut missing: usize = 0;
-        for (worker, size) in self.workers.iter().zip(sizes()) {
-            missing = missing.saturating_add(lock(worker).activations.missing(config, size));
+        for (nth, worker) in self.workers.iter().enumerate() {
+            let Worker { activations, clock, .. } = &mut *lock(worker);
+            missing = missing.saturating_add(activations.missing(config, task.share(config, nth, clock).size()));
         }
         if missing > 0 {
             memory::check("batch", "a batch", missing, || memory::describe(&task.batch))?;
         }
-        for (worker, size) in self.workers.iter().zip(sizes()) {
-            lock(worker).activations.fit(config, size);
+        for (nth, worker) in self.workers.iter().enumerate() {
+            let Worker { activations, clock, .. } = &mut *lock(worker);
+            activations.fit(config, task.share(config, nth, clock).size());
         }
         Ok(())
     }
@@ -207,12 +233,14 @@ impl Shared {
     /// One thread's part of the task.
     fn work(&self, nth: usize) {
         let (task, weights) = (read(&self.task), read(&self.weights));
-        let Worker { layers, activations, gradients, loss } = &mut *lock(&self.workers[nth]);
+        let Worker { layers, activations, gradients, loss, clock } = &mut *lock(&self.workers[nth]);
         let (config, weights) = (weights.config(), weights.as_slice());
+        clock.start(task.step == Step::Backward);
         if task.stale {
             layers.pack(weights);
+            clock.lap(Operation::Packing);
         }
-        let share = task.share(config, &task.shares[nth]);
+        let share = task.share(config, nth, clock);
         if share.sequences.is_empty() {
             gradients.fill(0.0);
             *loss = 0.0;
@@ -234,8 +262,8 @@ impl Shared {
 }
 
 impl Task {
-    fn share<'a>(&'a self, config: &'a ModelConfig, sequences: &'a Range<usize>) -> Share<'a> {
-        Share { config, mode: self.mode, batch: &self.batch, sequences }
+    fn share<'a>(&'a self, config: &'a ModelConfig, nth: usize, clock: &'a Clock) -> Share<'a> {
+        Share { config, mode: self.mode, batch: &self.batch, sequences: &self.shares[nth], clock }
     }
 }
 
@@ -282,10 +310,13 @@ impl Encoder for Engine {
         (task.step, task.went_forward) = (Step::Backward, false);
         drop(task);
         pool.run();
-        sum.copy_from_slice(&lock(&self.shared.workers[0]).gradients);
+        let first = lock(&self.shared.workers[0]);
+        first.clock.start(true);
+        sum.copy_from_slice(&first.gradients);
         for worker in &self.shared.workers[1..] {
             pass::add(sum, &lock(worker).gradients);
         }
+        first.clock.lap(Operation::Reduction);
         Ok(())
     }
 
@@ -310,9 +341,9 @@ impl Encoder for Engine {
         let mut hidden = vec![0f32; sequences * seq * d_model];
         let mut attention = vec![vec![0f32; sequences * heads * seq * seq]; layers];
         let task = read(&self.shared.task);
-        for (worker, share) in self.shared.workers.iter().zip(&task.shares) {
-            let activations = &lock(worker).activations;
-            let share = task.share(&self.config, share);
+        for (nth, worker) in self.shared.workers.iter().enumerate() {
+            let Worker { activations, clock, .. } = &*lock(worker);
+            let share = task.share(&self.config, nth, clock);
             for (sequence, (_, rows, pairs)) in share.sequences.clone().zip(share.each_attention()) {
                 let length = rows.len();
                 let from = &activations.hidden[layers][rows.start * d_model..rows.end * d_model];

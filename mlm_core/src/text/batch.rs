@@ -1,6 +1,8 @@
 //! Takes encoded sentences, gives shuffled batches of masked tokens, unpadded, with a padded view; what the model does
 //! with them is left to [`crate::model::reference`].
 
+use std::mem;
+
 use candle_core::{Device, Tensor};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -69,14 +71,41 @@ impl Batch {
         masker: &Masker,
         rng: &mut StdRng,
     ) -> Result<Self> {
-        let (tokens, offsets) = end_to_end(sequences);
-        let MaskedTokens { input_ids, masked_rows, targets, treatments } = masker.mask(&tokens, rng)?;
-        Ok(Self { input_ids, offsets, masked_rows, targets, treatments })
+        let mut batch = Self::with_gaps([], 0);
+        batch.mask_again(sequences, masker, rng)?;
+        Ok(batch)
+    }
+
+    /// As [`Self::masked`], in the memory of this batch, which becomes the new one. Of no use after an error.
+    ///
+    /// # Errors
+    /// When there is nothing to mask.
+    pub fn mask_again<'a>(
+        &mut self,
+        sequences: impl IntoIterator<Item = &'a [u32]>,
+        masker: &Masker,
+        rng: &mut StdRng,
+    ) -> Result<()> {
+        let Self { input_ids, offsets, masked_rows, targets, treatments } = self;
+        put_end_to_end(sequences, input_ids, offsets);
+        let mut outcome = MaskedTokens {
+            input_ids: mem::take(input_ids),
+            masked_rows: mem::take(masked_rows),
+            targets: mem::take(targets),
+            treatments: mem::take(treatments),
+        };
+        masker.mask_again(&mut outcome, rng)?;
+        *input_ids = outcome.input_ids;
+        *masked_rows = outcome.masked_rows;
+        *targets = outcome.targets;
+        *treatments = outcome.treatments;
+        Ok(())
     }
 
     /// Sequences whose gaps nobody knows: all positions that hold `mask` are masked rows, without targets.
     pub fn with_gaps<'a>(sequences: impl IntoIterator<Item = &'a [u32]>, mask: u32) -> Self {
-        let (input_ids, offsets) = end_to_end(sequences);
+        let (mut input_ids, mut offsets) = (Vec::new(), Vec::new());
+        put_end_to_end(sequences, &mut input_ids, &mut offsets);
         let masked_rows: Vec<usize> = (0..input_ids.len()).filter(|&row| input_ids[row] == mask).collect();
         let treatments = vec![Treatment::Mask; masked_rows.len()];
         Self { input_ids, offsets, masked_rows, targets: Vec::new(), treatments }
@@ -198,15 +227,15 @@ impl Batch {
     }
 }
 
-/// Sequences written one after the other, and where each starts and the last ends.
-fn end_to_end<'a>(sequences: impl IntoIterator<Item = &'a [u32]>) -> (Vec<u32>, Vec<usize>) {
-    let mut tokens = Vec::new();
-    let mut offsets = vec![0];
+/// Writes sequences one after the other, and where each starts and the last ends.
+fn put_end_to_end<'a>(sequences: impl IntoIterator<Item = &'a [u32]>, tokens: &mut Vec<u32>, offsets: &mut Vec<usize>) {
+    tokens.clear();
+    offsets.clear();
+    offsets.push(0);
     for sequence in sequences {
         tokens.extend_from_slice(sequence);
         offsets.push(tokens.len());
     }
-    (tokens, offsets)
 }
 
 /// Hands out the sequences of a corpus in batches.

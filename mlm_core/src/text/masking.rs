@@ -68,7 +68,7 @@ pub enum Treatment {
 }
 
 /// The outcome of masking some tokens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MaskedTokens {
     /// What the model sees `[tokens]`.
     pub input_ids: Vec<u32>,
@@ -143,50 +143,60 @@ impl Masker {
     /// # Errors
     /// When `tokens` has only special tokens, or an id outside of the vocabulary.
     pub fn mask(&self, tokens: &[u32], rng: &mut StdRng) -> Result<MaskedTokens> {
-        if let Some(id) = tokens.iter().find(|&&id| id as usize >= self.continues_word.len()) {
+        let mut outcome = MaskedTokens { input_ids: tokens.to_vec(), ..MaskedTokens::default() };
+        self.mask_again(&mut outcome, rng)?;
+        Ok(outcome)
+    }
+
+    /// As [`Self::mask`] for `input_ids`, in the memory of masks drawn before.
+    pub(crate) fn mask_again(&self, outcome: &mut MaskedTokens, rng: &mut StdRng) -> Result<()> {
+        outcome.masked_rows.clear();
+        outcome.targets.clear();
+        outcome.treatments.clear();
+        if let Some(id) = outcome.input_ids.iter().find(|&&id| id as usize >= self.continues_word.len()) {
             let expected = format!("ids below {}, the size of the vocabulary", self.continues_word.len());
             return Err(Error::argument("tokens", expected, id));
         }
-        // The first positions of what is chosen together: words, or single tokens.
-        let starts_unit = |position: usize| {
-            let id = tokens[position];
-            let continues = self.masking.whole_word
-                && self.continues_word[id as usize]
-                && position > 0
-                && !self.special.contains(tokens[position - 1]);
-            !self.special.contains(id) && !continues
-        };
-        let units: Vec<usize> = (0..tokens.len()).filter(|&position| starts_unit(position)).collect();
-        if units.is_empty() {
+        let mut units: usize = 0;
+        self.choose(outcome, rng, |rng| {
+            units += 1;
+            rng.random::<f64>() < self.masking.rate
+        });
+        if units == 0 {
             return Err(Error::argument("tokens", "at least one token that is not special", "none to mask"));
         }
-        let mut chosen: Vec<usize> =
-            units.iter().copied().filter(|_| rng.random::<f64>() < self.masking.rate).collect();
-        if chosen.is_empty() {
-            chosen.push(units[rng.random_range(0..units.len())]);
+        if outcome.masked_rows.is_empty() {
+            let chosen = rng.random_range(0..units);
+            let mut unit = 0;
+            self.choose(outcome, rng, |_| {
+                unit += 1;
+                unit - 1 == chosen
+            });
         }
+        Ok(())
+    }
 
-        let mut outcome = MaskedTokens {
-            input_ids: tokens.to_vec(),
-            masked_rows: Vec::with_capacity(chosen.len()),
-            targets: Vec::with_capacity(chosen.len()),
-            treatments: Vec::with_capacity(chosen.len()),
-        };
-        for start in chosen {
-            let mut row = start;
-            loop {
-                let (input, treatment) = self.treat(tokens[row], rng);
-                outcome.input_ids[row] = input;
+    /// Asks for each unit, which is a word or a single token, whether it is chosen, and treats those that are.
+    fn choose(&self, outcome: &mut MaskedTokens, rng: &mut StdRng, mut is_chosen: impl FnMut(&mut StdRng) -> bool) {
+        let (mut chosen, mut after_special) = (false, true);
+        for (row, id) in outcome.input_ids.iter_mut().enumerate() {
+            let token = *id;
+            let special = self.special.contains(token);
+            let continues = self.masking.whole_word && self.continues_word[token as usize] && !after_special;
+            if special {
+                chosen = false;
+            } else if !continues {
+                chosen = is_chosen(rng);
+            }
+            after_special = special;
+            if chosen {
+                let (input, treatment) = self.treat(token, rng);
+                *id = input;
                 outcome.masked_rows.push(row);
-                outcome.targets.push(tokens[row]);
+                outcome.targets.push(token);
                 outcome.treatments.push(treatment);
-                row += 1;
-                if row == tokens.len() || starts_unit(row) || self.special.contains(tokens[row]) {
-                    break;
-                }
             }
         }
-        Ok(outcome)
     }
 
     /// What the model sees for a chosen token.

@@ -32,6 +32,20 @@ fn epochs_are_shuffled_and_masked_anew_fixed_batches_are_not() {
 }
 
 #[test]
+fn masks_drawn_again_are_those_of_a_new_batch() {
+    let tokenizer = pieces().unwrap();
+    let masker = Masker::new(&tokenizer, Masking::default()).unwrap();
+    let mut again = Batch::with_gaps([[9, 9, 9].as_slice()], 9);
+    for (seed, lengths) in [(0, vec![3, 8]), (1, vec![1]), (2, vec![20, 1, 4])] {
+        let sequences: Vec<Vec<u32>> = lengths.into_iter().map(|length| (7..7 + length).collect()).collect();
+        let sequences = || sequences.iter().map(Vec::as_slice);
+        again.mask_again(sequences(), &masker, &mut seeded(seed)).unwrap();
+        assert_eq!(again, Batch::masked(sequences(), &masker, &mut seeded(seed)).unwrap());
+        again.validate().unwrap();
+    }
+}
+
+#[test]
 fn parts_that_do_not_fit_together_are_named() {
     let good = Batch::with_gaps([[2, 4, 7, 3].as_slice(), [2, 4, 3].as_slice()], 4);
     good.validate().unwrap();

@@ -59,55 +59,65 @@ enum BackEnd {
     Reference,
 }
 
-/// The times of one step, in the order in which they pass.
+/// The parts of a step, in the order in which they pass.
 const PARTS: [&str; 5] = ["mask draw", "forward", "backward", "clipping", "AdamW"];
+
+/// What was measured.
+struct Steps {
+    /// For each step the moment at which it began, and those at which its parts ended.
+    moments: Vec<[Instant; PARTS.len() + 1]>,
+    /// Masked tokens of all steps.
+    masked: usize,
+    allocations: usize,
+}
+
+impl Steps {
+    /// How long the parts `from..to` of each step took.
+    fn times(&self, from: usize, to: usize) -> impl Iterator<Item = Duration> {
+        self.moments.iter().map(move |moments| moments[to] - moments[from])
+    }
+
+    fn mean(&self, from: usize, to: usize) -> Duration {
+        self.times(from, to).sum::<Duration>().div_f64(self.moments.len() as f64)
+    }
+
+    fn median(&self) -> Duration {
+        let mut times: Vec<Duration> = self.times(0, PARTS.len()).collect();
+        times.sort();
+        times[times.len() / 2]
+    }
+}
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<()> {
         let threads = self.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
-        let config = self.config();
         let mut rng = StdRng::seed_from_u64(0);
-        let params = Params::init(&config, &mut rng)?;
-        let mut encoder: Box<dyn Encoder> = match self.backend {
-            BackEnd::Engine => Box::new(Engine::with_threads(&params, threads)?),
-            BackEnd::Reference => Box::new(Reference::new(&params, DType::F32, &Device::Cpu)?),
-        };
-        let mut gradients = Gradients::zeros(&*encoder)?;
-        let mut optimizer = AdamW::new(&*encoder, AdamWConfig::default())?;
+        let params = Params::init(&self.config(), &mut rng)?;
         let sequences = self.sequences(&mut rng)?;
-        let masker = Masker::without_tokenizer(self.vocab_size, SPECIAL, Masking::default())?;
-        let (mut steps, mut masked, mut allocations) = (Vec::with_capacity(self.steps), 0, 0);
-        let warm_up = (self.steps / 10).max(10);
-        for nth in 0..warm_up + self.steps {
-            let mut times = [Instant::now(); PARTS.len() + 1];
-            let batch = Batch::masked(sequences.iter().map(Vec::as_slice), &masker, &mut rng)?;
-            times[1] = Instant::now();
-            let region = Region::new(crate::ALLOCATOR);
-            black_box(encoder.forward(&batch, Mode::Train { dropout_seed: nth as u64 })?);
-            times[2] = Instant::now();
-            encoder.backward(&mut gradients)?;
-            times[3] = Instant::now();
-            gradients.clip(1.0)?;
-            times[4] = Instant::now();
-            optimizer.step(&mut *encoder, &gradients, 1e-3)?;
-            times[5] = Instant::now();
-            if nth >= warm_up {
-                allocations += region.change().allocations;
-                masked += batch.masked_rows.len();
-                steps.push(times);
+        let (steps, operations) = match self.backend {
+            BackEnd::Engine => {
+                let mut engine = Engine::with_threads(&params, threads)?;
+                self.steps(&mut engine, &sequences, self.warm_up())?;
+                engine.take_times();
+                (self.steps(&mut engine, &sequences, self.steps)?, engine.take_times())
             }
-        }
-        let part = |from: usize, to: usize| median(steps.iter().map(|times| times[to] - times[from]));
-        let step = part(0, PARTS.len());
-        let useful = self.operations(masked as f64 / self.steps as f64);
+            BackEnd::Reference => {
+                let mut reference = Reference::new(&params, DType::F32, &Device::Cpu)?;
+                self.steps(&mut reference, &sequences, self.warm_up())?;
+                (self.steps(&mut reference, &sequences, self.steps)?, Vec::new())
+            }
+        };
+        let step = steps.median();
+        let useful = self.operations(steps.masked as f64 / self.steps as f64);
         let (gflops, sgemm) = (useful / step.as_secs_f64() / 1e9, sgemm_gflops(threads));
         let tokens_per_second = (self.batch_size * self.seq_len) as f64 / step.as_secs_f64();
-        let allocations_per_step = allocations as f64 / self.steps as f64;
+        let allocations_per_step = steps.allocations as f64 / self.steps as f64;
+        let (back_end, parameters) = (format!("{:?}", self.backend).to_lowercase(), params.len());
         if self.json {
             let outcome = json!({
-                "backend": format!("{:?}", self.backend).to_lowercase(),
+                "backend": back_end,
                 "threads": threads,
-                "parameters": params.len(),
+                "parameters": parameters,
                 "ms_per_step_median": milliseconds(step),
                 "tokens_per_second": tokens_per_second,
                 "gflops": gflops,
@@ -119,24 +129,84 @@ impl Bench {
             println!("{outcome}");
             return Ok(());
         }
-        let (back_end, parameters) = (format!("{:?}", self.backend).to_lowercase(), params.len());
         println!(
             "{back_end}, threads: {threads}, {parameters} parameters, {} x {} tokens",
             self.batch_size, self.seq_len
         );
         println!("a step             {:8.3} ms (median of {})", milliseconds(step), self.steps);
-        for (nth, name) in PARTS.into_iter().enumerate() {
-            let time = part(nth, nth + 1);
-            println!("  {name:16} {:8.3} ms {:4.0} %", milliseconds(time), 100.0 * time.div_duration_f64(step));
-        }
         println!("tokens a second    {tokens_per_second:8.0}");
         println!("useful operations  {gflops:8.1} GFLOP/s");
         println!("products of 1024^3 {sgemm:8.1} GFLOP/s, of which a step reaches {:.0} %", 100.0 * gflops / sgemm);
-        println!("allocations a step {allocations_per_step:8.1} (from forward to AdamW)");
+        println!("allocations a step {allocations_per_step:8.1}");
         if let Some(memory) = peak_rss_mb() {
             println!("peak memory        {memory:8.1} MB");
         }
+        println!("\nwhere the time goes, ms a step on average (medians leave out what the machine did meanwhile)");
+        println!("  {:16} {:>8} {:>8}", "", "forward", "backward");
+        for (name, forward, backward) in self.table(&steps, &operations, threads) {
+            let share = (forward + backward).div_duration_f64(steps.mean(0, PARTS.len()));
+            let [forward, backward] = [forward, backward].map(milliseconds);
+            println!("  {name:16} {forward:8.3} {backward:8.3} {:4.0} %", 100.0 * share);
+        }
         Ok(())
+    }
+
+    fn warm_up(&self) -> usize {
+        (self.steps / 10).max(10)
+    }
+
+    /// Takes `count` steps.
+    fn steps(&self, encoder: &mut dyn Encoder, sequences: &[Vec<u32>], count: usize) -> Result<Steps> {
+        let mut rng = StdRng::seed_from_u64(1);
+        let masker = Masker::without_tokenizer(self.vocab_size, SPECIAL, Masking::default())?;
+        let mut gradients = Gradients::zeros(encoder)?;
+        let mut optimizer = AdamW::new(encoder, AdamWConfig::default())?;
+        // A batch with everything masked first, so that no later one needs more memory.
+        let all = Masking { rate: 1.0, ..Masking::default() };
+        let all = Masker::without_tokenizer(self.vocab_size, SPECIAL, all)?;
+        let mut batch = Batch::masked(sequences.iter().map(Vec::as_slice), &all, &mut rng)?;
+        encoder.forward(&batch, Mode::Evaluate)?;
+
+        let mut steps = Steps { moments: Vec::with_capacity(count), masked: 0, allocations: 0 };
+        let region = Region::new(crate::ALLOCATOR);
+        for nth in 0..count {
+            let start = Instant::now();
+            batch.mask_again(sequences.iter().map(Vec::as_slice), &masker, &mut rng)?;
+            let masks_drawn = Instant::now();
+            black_box(encoder.forward(&batch, Mode::Train { dropout_seed: nth as u64 })?);
+            let went_forward = Instant::now();
+            encoder.backward(&mut gradients)?;
+            let went_backward = Instant::now();
+            gradients.clip(1.0)?;
+            let clipped = Instant::now();
+            optimizer.step(encoder, &gradients, 1e-3)?;
+            steps.moments.push([start, masks_drawn, went_forward, went_backward, clipped, Instant::now()]);
+            steps.masked += batch.masked_rows.len();
+        }
+        steps.allocations = region.change().allocations;
+        Ok(steps)
+    }
+
+    /// For each operation its mean times in a step, forward and backward. Those of the engine are the means of its
+    /// threads, and what they leave of a step they waited.
+    fn table(
+        &self,
+        steps: &Steps,
+        operations: &[OperationTime],
+        threads: usize,
+    ) -> Vec<(&'static str, Duration, Duration)> {
+        let mean = |nth: usize| steps.mean(nth, nth + 1);
+        let (mut forward, mut backward) = (mean(1), mean(2));
+        let mut rows = vec![(PARTS[0], mean(0), Duration::ZERO)];
+        for time in operations {
+            let [there, back] = [time.forward, time.backward].map(|time| time.div_f64((threads * self.steps) as f64));
+            rows.push((time.operation, there, back));
+            forward = forward.saturating_sub(there);
+            backward = backward.saturating_sub(back);
+        }
+        rows.push((if operations.is_empty() { "candle" } else { "waiting" }, forward, backward));
+        rows.extend([3, 4].map(|nth| (PARTS[nth], Duration::ZERO, mean(nth))));
+        rows
     }
 
     fn config(&self) -> ModelConfig {
@@ -191,12 +261,6 @@ const SPECIAL: SpecialIds = SpecialIds { pad: 0, unk: 1, cls: 2, sep: 3, mask: 4
 
 fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
-}
-
-fn median(times: impl Iterator<Item = Duration>) -> Duration {
-    let mut times: Vec<Duration> = times.collect();
-    times.sort();
-    times[times.len() / 2]
 }
 
 /// The speed of products of two matrices of 1024 x 1024 numbers, by `gemm`, the library that candle multiplies with: the
