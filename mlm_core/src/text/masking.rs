@@ -150,53 +150,51 @@ impl Masker {
 
     /// As [`Self::mask`] for `input_ids`, in the memory of masks drawn before.
     pub(crate) fn mask_again(&self, outcome: &mut MaskedTokens, rng: &mut StdRng) -> Result<()> {
-        outcome.masked_rows.clear();
-        outcome.targets.clear();
-        outcome.treatments.clear();
-        if let Some(id) = outcome.input_ids.iter().find(|&&id| id as usize >= self.continues_word.len()) {
+        let MaskedTokens { input_ids, masked_rows, targets, treatments } = outcome;
+        if let Some(id) = input_ids.iter().find(|&&id| id as usize >= self.continues_word.len()) {
             let expected = format!("ids below {}, the size of the vocabulary", self.continues_word.len());
             return Err(Error::argument("tokens", expected, id));
         }
-        let mut units: usize = 0;
-        self.choose(outcome, rng, |rng| {
-            units += 1;
-            rng.random::<f64>() < self.masking.rate
-        });
+        let units = self.choose(input_ids, masked_rows, |_| rng.random::<f64>() < self.masking.rate);
         if units == 0 {
             return Err(Error::argument("tokens", "at least one token that is not special", "none to mask"));
         }
-        if outcome.masked_rows.is_empty() {
+        if masked_rows.is_empty() {
             let chosen = rng.random_range(0..units);
-            let mut unit = 0;
-            self.choose(outcome, rng, |_| {
-                unit += 1;
-                unit - 1 == chosen
-            });
+            self.choose(input_ids, masked_rows, |unit| unit == chosen);
+        }
+        targets.clear();
+        treatments.clear();
+        for &row in masked_rows.iter() {
+            let target = input_ids[row];
+            let (input, treatment) = self.treat(target, rng);
+            input_ids[row] = input;
+            targets.push(target);
+            treatments.push(treatment);
         }
         Ok(())
     }
 
-    /// Asks for each unit, which is a word or a single token, whether it is chosen, and treats those that are.
-    fn choose(&self, outcome: &mut MaskedTokens, rng: &mut StdRng, mut is_chosen: impl FnMut(&mut StdRng) -> bool) {
-        let (mut chosen, mut after_special) = (false, true);
-        for (row, id) in outcome.input_ids.iter_mut().enumerate() {
-            let token = *id;
+    /// Writes down the rows of all units that are chosen, and gives the number of units. What is chosen together, a word
+    /// or a single token, is a unit.
+    fn choose(&self, tokens: &[u32], rows: &mut Vec<usize>, mut is_chosen: impl FnMut(usize) -> bool) -> usize {
+        rows.clear();
+        let (mut units, mut chosen, mut after_special) = (0, false, true);
+        for (row, &token) in tokens.iter().enumerate() {
             let special = self.special.contains(token);
             let continues = self.masking.whole_word && self.continues_word[token as usize] && !after_special;
             if special {
                 chosen = false;
             } else if !continues {
-                chosen = is_chosen(rng);
+                chosen = is_chosen(units);
+                units += 1;
             }
             after_special = special;
             if chosen {
-                let (input, treatment) = self.treat(token, rng);
-                *id = input;
-                outcome.masked_rows.push(row);
-                outcome.targets.push(token);
-                outcome.treatments.push(treatment);
+                rows.push(row);
             }
         }
+        units
     }
 
     /// What the model sees for a chosen token.
