@@ -1,5 +1,6 @@
 """The kernel, its launcher and the set-up, as a class meets them. `scripts/test` runs it."""
 
+import concurrent.futures
 import contextlib
 import fcntl
 import hashlib
@@ -161,6 +162,38 @@ def test_two_kernels_run_at_once_each_in_a_folder_of_its_own_that_goes_with_it(s
         kernel.end()
     assert within_seconds(20, lambda: not first.folder.exists() and not second.folder.exists())
     assert digest(WARM) == warm, "a kernel has changed the folder that the others start from"
+
+
+ENGINE = """\
+let params = Params::init(&ModelConfig::new(40), &mut StdRng::seed_from_u64(0))?;
+let mut engine = Engine::with_threads(&params, 2)?;
+let batch = Batch { targets: vec![7], ..Batch::with_gaps([[2, 9, 4, 3].as_slice(), &[2, 8, 9, 10, 3]], 4) };
+let mut gradients = Gradients::zeros(&engine)?;
+let mut optimizer = AdamW::new(&engine, AdamWConfig::default())?;
+"""
+TRAIN = """\
+for seed in 0..200 {
+    engine.forward(&batch, Mode::Train { dropout_seed: seed })?;
+    engine.backward(&mut gradients)?;
+    optimizer.step(&mut engine, &gradients, 1e-3)?;
+}
+println!("loss {:?}", engine.forward(&batch, Mode::Evaluate)?);
+"""
+
+
+def test_an_engine_goes_on_after_a_panic_and_in_two_kernels_at_once(start_kernel):
+    kernels = start_kernel(), start_kernel()
+    for kernel in kernels:
+        kernel.expect(IMPORTS + "\nuse mlm_core::rand::{SeedableRng, rngs::StdRng};")
+        kernel.expect(ENGINE)
+        succeeded, shown = kernel.run('engine.forward(&batch, Mode::Evaluate)?; panic!("on purpose");')
+        assert not succeeded and "on purpose" in shown
+        # Outside of its vocabulary: an error of the library's.
+        succeeded, shown = kernel.run("engine.forward(&Batch::with_gaps([[99].as_slice()], 99), Mode::Evaluate)?;")
+        assert not succeeded and "99" in shown
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first, second = pool.map(lambda kernel: kernel.expect(TRAIN), kernels)
+    assert first == second and "loss 0." in first
 
 
 def copy_checkout(target):
