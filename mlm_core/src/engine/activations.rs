@@ -106,6 +106,9 @@ impl Activations {
         let wide = tokens.saturating_mul(config.d_ff);
         let masked_rows = masked.saturating_mul(config.d_model);
         let pairs = pairs.saturating_mul(config.heads);
+        // The widest input of a linear layer, and keys of a sequence or its scores.
+        let inputs = Panels::room(tokens, config.d_ff.max(config.d_model));
+        let of_attention = Panels::room(longest.max(config.head_dim()), longest.max(config.head_dim()));
         let Self {
             embeddings_normal,
             hidden,
@@ -115,7 +118,7 @@ impl Activations {
             head_normal,
             transformed,
             logits,
-            scratch: Scratch { attention, dhidden, doutput, dcontext, dqkv, dactivated, dtransformed, .. },
+            scratch: Scratch { panels, attention, dhidden, doutput, dcontext, dqkv, dactivated, dtransformed },
         } = self;
         let layers = layers.iter_mut().flat_map(move |layer| {
             [
@@ -146,6 +149,8 @@ impl Activations {
             (dqkv, rows.saturating_mul(3)),
             (dactivated, wide),
             (dtransformed, masked_rows),
+            (panels.buffer(), inputs),
+            (attention.panels.buffer(), of_attention),
             (&mut attention.dropped, longest.saturating_mul(longest)),
             (&mut attention.scores, longest.saturating_mul(longest)),
         ];

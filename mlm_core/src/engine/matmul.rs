@@ -90,13 +90,23 @@ pub(crate) struct Panels {
 }
 
 impl Panels {
-    /// Copies a matrix; memory is taken only where a larger one than ever before comes.
+    /// How many numbers the panels of a factor `[depth, columns]` hold.
+    pub(crate) fn room(depth: usize, columns: usize) -> usize {
+        depth.saturating_mul(columns.div_ceil(WIDTH)).saturating_mul(WIDTH)
+    }
+
+    /// Their memory, for its owner to take in time.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<f32> {
+        &mut self.values
+    }
+
+    /// Copies a matrix; memory is taken only where there is not enough.
     pub(crate) fn pack(&mut self, right: Matrix<'_>) {
         (self.depth, self.columns) = (right.rows, right.columns);
         if self.depth == 0 {
             return;
         }
-        let needed = self.columns.div_ceil(WIDTH) * self.depth * WIDTH;
+        let needed = Self::room(self.depth, self.columns);
         if self.values.len() < needed {
             self.values.resize(needed, 0.0);
         }
