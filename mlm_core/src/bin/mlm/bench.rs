@@ -89,7 +89,8 @@ impl Steps {
 }
 
 impl Bench {
-    pub(crate) fn run(&self) -> Result<()> {
+    /// What was measured, as text.
+    pub(crate) fn run(&self) -> Result<String> {
         let threads = self.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
         let mut rng = StdRng::seed_from_u64(0);
         let params = Params::init(&self.config(), &mut rng)?;
@@ -126,29 +127,28 @@ impl Bench {
                 "allocations_per_step": allocations_per_step,
                 "peak_rss_mb": peak_rss_mb(),
             });
-            println!("{outcome}");
-            return Ok(());
+            return Ok(format!("{outcome}\n"));
         }
-        println!(
-            "{back_end}, threads: {threads}, {parameters} parameters, {} x {} tokens",
-            self.batch_size, self.seq_len
-        );
-        println!("a step             {:8.3} ms (median of {})", milliseconds(step), self.steps);
-        println!("tokens a second    {tokens_per_second:8.0}");
-        println!("useful operations  {gflops:8.1} GFLOP/s");
-        println!("products of 1024^3 {sgemm:8.1} GFLOP/s, of which a step reaches {:.0} %", 100.0 * gflops / sgemm);
-        println!("allocations a step {allocations_per_step:8.1}");
-        if let Some(memory) = peak_rss_mb() {
-            println!("peak memory        {memory:8.1} MB");
-        }
-        println!("\nwhere the time goes, ms a step on average (medians leave out what the machine did meanwhile)");
-        println!("  {:16} {:>8} {:>8}", "", "forward", "backward");
+        let mut lines = vec![
+            format!(
+                "{back_end}, threads: {threads}, {parameters} parameters, {} x {} tokens",
+                self.batch_size, self.seq_len
+            ),
+            format!("a step             {:8.3} ms (median of {})", milliseconds(step), self.steps),
+            format!("tokens a second    {tokens_per_second:8.0}"),
+            format!("useful operations  {gflops:8.1} GFLOP/s"),
+            format!("products of 1024^3 {sgemm:8.1} GFLOP/s, of which a step reaches {:.0} %", 100.0 * gflops / sgemm),
+            format!("allocations a step {allocations_per_step:8.1}"),
+        ];
+        lines.extend(peak_rss_mb().map(|memory| format!("peak memory        {memory:8.1} MB")));
+        lines.push("\nms a step on average".to_owned());
+        lines.push(format!("  {:16} {:>8} {:>8}", "", "forward", "backward"));
         for (name, forward, backward) in self.table(&steps, &operations, threads) {
             let share = (forward + backward).div_duration_f64(steps.mean(0, PARTS.len()));
             let [forward, backward] = [forward, backward].map(milliseconds);
-            println!("  {name:16} {forward:8.3} {backward:8.3} {:4.0} %", 100.0 * share);
+            lines.push(format!("  {name:16} {forward:8.3} {backward:8.3} {:4.0} %", 100.0 * share));
         }
-        Ok(())
+        Ok(lines.join("\n") + "\n")
     }
 
     fn warm_up(&self) -> usize {

@@ -1,6 +1,7 @@
 //! `mlm`: the library without a notebook.
 
 use std::alloc::System;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -29,7 +30,11 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Bench(bench) => bench.run(),
     };
-    match outcome {
+    let said = match outcome {
+        Ok(text) => io::stdout().write_all(text.as_bytes()).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match said {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mlm: {error}");
