@@ -55,12 +55,14 @@ impl Heads {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
-    /// The queries (0), keys (1) or values (2) of one head of a sequence `[length, head_dim]`.
-    fn part(self, qkv: &[f32], part: usize, head: usize) -> Matrix<'_> {
+    /// Queries, keys and values of one head of a sequence `[length, head_dim]`.
+    fn parts(self, qkv: &[f32], head: usize) -> [Matrix<'_>; 3] {
         let row_step = 3 * self.d_model();
-        Matrix::part(&qkv[self.column(part, head)..], qkv.len() / row_step, self.head_dim, row_step)
+        let rows = qkv.len() / row_step;
+        [0, 1, 2].map(|part| Matrix::part(&qkv[self.column(part, head)..], rows, self.head_dim, row_step))
     }
 
+    /// The place for the queries (0), keys (1) or values (2) of one head.
     fn part_mut(self, qkv: &mut [f32], part: usize, head: usize) -> Target<'_> {
         Target::new(&mut qkv[self.column(part, head)..], 3 * self.d_model())
     }
@@ -95,13 +97,12 @@ pub(crate) fn forward(
     let length = rows.len();
     let Scratch { panels, dropped, .. } = scratch;
     for (head, probabilities) in probabilities.chunks_exact_mut(length * length).enumerate() {
-        panels.pack(shape.part(qkv, 1, head).transposed());
-        multiply(shape.part(qkv, 0, head), panels, Start::Zero, Target::new(probabilities, length));
+        let [queries, keys, values] = shape.parts(qkv, head);
+        multiply(queries, panels.right(keys.transposed()), Start::Zero, Target::new(probabilities, length));
         softmax(probabilities, length, shape.scale());
-        let probabilities = drop(shape, rows.clone(), head, probabilities, dropped);
-        panels.pack(shape.part(qkv, 2, head));
+        let probabilities = Matrix::new(drop(shape, rows.clone(), head, probabilities, dropped), length);
         let context = Target::new(&mut context[head * shape.head_dim..], shape.d_model());
-        multiply(Matrix::new(probabilities, length), panels, Start::Zero, context);
+        multiply(probabilities, panels.right(values), Start::Zero, context);
     }
 }
 
@@ -119,12 +120,11 @@ pub(crate) fn backward(
     let Scratch { panels, dropped, scores } = scratch;
     let scores = &mut scores[..length * length];
     for (head, probabilities) in probabilities.chunks_exact(length * length).enumerate() {
+        let [queries, keys, values] = shape.parts(qkv, head);
         let dcontext = shape.context(dcontext, head);
-        panels.pack(shape.part(qkv, 2, head).transposed());
-        multiply(dcontext, panels, Start::Zero, Target::new(scores, length)); // dP'
+        multiply(dcontext, panels.right(values.transposed()), Start::Zero, Target::new(scores, length)); // dP'
         let dropped = Matrix::new(drop(shape, rows.clone(), head, probabilities, dropped), length);
-        panels.pack(dcontext);
-        multiply(dropped.transposed(), panels, Start::Zero, shape.part_mut(dqkv, 2, head)); // dv
+        multiply(dropped.transposed(), panels.right(dcontext), Start::Zero, shape.part_mut(dqkv, 2, head)); // dv
         Arch::new().dispatch(|| {
             let pairs = scores.chunks_exact_mut(length).zip(probabilities.chunks_exact(length));
             for ((gradient, p), row) in pairs.zip(rows.clone()) {
@@ -138,10 +138,8 @@ pub(crate) fn backward(
             }
         });
         let scores = Matrix::new(scores, length);
-        panels.pack(shape.part(qkv, 1, head));
-        multiply(scores, panels, Start::Zero, shape.part_mut(dqkv, 0, head)); // dq
-        panels.pack(shape.part(qkv, 0, head));
-        multiply(scores.transposed(), panels, Start::Zero, shape.part_mut(dqkv, 1, head)); // dk
+        multiply(scores, panels.right(keys), Start::Zero, shape.part_mut(dqkv, 0, head)); // dq
+        multiply(scores.transposed(), panels.right(queries), Start::Zero, shape.part_mut(dqkv, 1, head)); // dk
     }
 }
 

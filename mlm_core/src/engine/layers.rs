@@ -16,6 +16,13 @@ pub(crate) struct Linear {
     pub(crate) packed: PackedWeight,
 }
 
+impl Linear {
+    /// Its weight.
+    pub(crate) fn matrix<'a>(&self, weights: &'a [f32]) -> Matrix<'a> {
+        Matrix::new(&weights[self.weight.clone()], self.from)
+    }
+}
+
 /// A LayerNorm: weight and bias `[d_model]`.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerNorm {
@@ -100,7 +107,8 @@ impl Layers {
             layer.qkv.iter_mut().chain([&mut layer.attention_output, &mut layer.intermediate, &mut layer.output])
         });
         for linear in layers.chain([&mut self.transform, &mut self.decoder]) {
-            linear.packed.pack(Matrix::new(&weights[linear.weight.clone()], linear.from));
+            let matrix = linear.matrix(weights);
+            linear.packed.pack(matrix);
         }
     }
 }

@@ -19,12 +19,12 @@ use pulp::Arch;
 use crate::engine::matmul::{Matrix, Panels, Start, Target, multiply};
 use crate::engine::vector;
 
-/// The weight, copied for the two products that it is the right factor of. Copied anew whenever it has changed.
+/// Copies of the weight for the two products that it is the right factor of, made anew whenever it has changed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PackedWeight {
     /// Wᵀ `[from, to]`.
     transposed: Panels,
-    /// W `[to, from]`.
+    /// W `[to, from]`, unless it can be read as it lies.
     plain: Panels,
 }
 
@@ -37,8 +37,8 @@ impl PackedWeight {
 }
 
 /// y = x Wᵀ + b.
-pub(crate) fn forward(x: Matrix<'_>, weight: &PackedWeight, bias: &[f32], y: Target<'_>) {
-    multiply(x, &weight.transposed, Start::Bias(bias), y);
+pub(crate) fn forward(x: Matrix<'_>, weight: Matrix<'_>, packed: &PackedWeight, bias: &[f32], y: Target<'_>) {
+    multiply(x, packed.transposed.packed(weight.transposed()), Start::Bias(bias), y);
 }
 
 /// The gradients of the layer's weights: dW = dyᵀ x, db = Σ dy. `panels` is room to work in.
@@ -49,14 +49,19 @@ pub(crate) fn backward_weights(x: Matrix<'_>, dy: Matrix<'_>, dw: &mut [f32], db
             vector::add(db, row);
         }
     });
-    panels.pack(x);
     let from = x.columns();
-    multiply(dy.transposed(), panels, Start::Zero, Target::new(dw, from));
+    multiply(dy.transposed(), panels.right(x), Start::Zero, Target::new(dw, from));
 }
 
 /// The gradient of the layer's input: dx = dy W, added to what is there or not.
-pub(crate) fn backward_input(dy: Matrix<'_>, weight: &PackedWeight, start: Start<'_>, dx: Target<'_>) {
-    multiply(dy, &weight.plain, start, dx);
+pub(crate) fn backward_input(
+    dy: Matrix<'_>,
+    weight: Matrix<'_>,
+    packed: &PackedWeight,
+    start: Start<'_>,
+    dx: Target<'_>,
+) {
+    multiply(dy, packed.plain.packed(weight), start, dx);
 }
 
 #[cfg(test)]
@@ -66,27 +71,27 @@ mod tests {
 
     #[test]
     fn multiplies_by_the_transposed_weight_and_adds_the_bias() {
-        let mut weight = PackedWeight::default();
-        weight.pack(Matrix::new(&[1.0, 2.0, 3.0, 4.0], 2));
+        let (weight, mut packed) = (Matrix::new(&[1.0, 2.0, 3.0, 4.0], 2), PackedWeight::default());
+        packed.pack(weight);
         let mut y = [0.0; 2];
-        forward(Matrix::new(&[5.0, 6.0], 2), &weight, &[10.0, 20.0], Target::new(&mut y, 2));
+        forward(Matrix::new(&[5.0, 6.0], 2), weight, &packed, &[10.0, 20.0], Target::new(&mut y, 2));
         assert_eq!(y, [1.0 * 5.0 + 2.0 * 6.0 + 10.0, 3.0 * 5.0 + 4.0 * 6.0 + 20.0]);
     }
 
     #[test]
     fn backward_is_the_slope_of_forward() {
-        for (tokens, from, to) in [(1, 1, 1), (3, 5, 2), (14, 7, 35)] {
+        for (tokens, from, to) in [(1, 1, 1), (3, 5, 2), (14, 7, 35), (5, 16, 3)] {
             slopes::check("linear", &slopes::numbers(tokens * from + to * from + to, 2), |inputs, dy| {
                 let (x, rest) = inputs.split_at(tokens * from);
                 let (w, bias) = rest.split_at(to * from);
-                let (x, mut weight) = (Matrix::new(x, from), PackedWeight::default());
-                weight.pack(Matrix::new(w, from));
+                let (x, weight, mut packed) = (Matrix::new(x, from), Matrix::new(w, from), PackedWeight::default());
+                packed.pack(weight);
                 let mut y = vec![0.0; tokens * to];
-                forward(x, &weight, bias, Target::new(&mut y, to));
+                forward(x, weight, &packed, bias, Target::new(&mut y, to));
                 let dy = Matrix::new(&dy[..tokens * to], to);
                 let (mut dx, mut dw, mut db) = (vec![0.0; tokens * from], vec![0.0; to * from], vec![0.0; to]);
                 backward_weights(x, dy, &mut dw, &mut db, &mut Panels::default());
-                backward_input(dy, &weight, Start::Zero, Target::new(&mut dx, from));
+                backward_input(dy, weight, &packed, Start::Zero, Target::new(&mut dx, from));
                 (y, [dx, dw, db].concat())
             });
         }

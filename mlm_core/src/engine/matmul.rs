@@ -1,9 +1,10 @@
 //! Takes two matrices, gives their product: the one operation in which a Transformer spends its time. What is multiplied
 //! with what is left to the files of the operations.
 //!
-//! The right factor is first copied into panels of [`WIDTH`] columns. A tile of the result, some rows of one panel, then
-//! stays in the vector registers from the first product to the last, and each number that comes from memory is used for
-//! a whole row or column of the tile (Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication").
+//! A tile of the result, some rows and two vectors of columns, stays in the vector registers from the first product to the
+//! last, and each number that comes from memory is used for a whole row or column of the tile. For that the tile's columns
+//! of the right factor must be vectors that lie close together: where they are not, they are first copied into panels of
+//! [`WIDTH`] columns (Goto and van de Geijn 2008, "Anatomy of High-Performance Matrix Multiplication").
 
 use std::array;
 
@@ -49,6 +50,14 @@ impl<'a> Matrix<'a> {
         (0..self.rows).map(move |row| &self.values[row * self.row_step..][..self.columns])
     }
 
+    /// Whether tiles can read it as a right factor as it lies: in whole vectors, and rows not so far apart that they drive
+    /// each other out of the nearest cache.
+    fn is_fit(self) -> bool {
+        const FARTHEST: usize = 256;
+        let even = |count: usize| count.is_multiple_of(WIDTH / 2);
+        self.column_step == 1 && even(self.columns) && even(self.row_step) && self.row_step <= FARTHEST
+    }
+
     pub(crate) fn transposed(self) -> Self {
         let Self { values, rows, columns, row_step, column_step } = self;
         Self { values, rows: columns, columns: rows, row_step: column_step, column_step: row_step }
@@ -80,10 +89,22 @@ pub(crate) enum Start<'a> {
     Bias(&'a [f32]),
 }
 
-/// A right factor `[depth, columns]`, copied into panels.
+/// A right factor `[depth, columns]`, as tiles read it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Right<'a> {
+    values: &'a [f32],
+    depth: usize,
+    columns: usize,
+    /// From a row to the next in one panel.
+    row_step: usize,
+    /// From a panel of [`WIDTH`] columns to the next.
+    panel_step: usize,
+}
+
+/// Room for a right factor, copied into panels: one after the other, in each row by row.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Panels {
-    /// Panel by panel, in each row by row. May be longer than what the last factor needed.
+    /// May be longer than what the last factor needed.
     values: Vec<f32>,
     depth: usize,
     columns: usize,
@@ -100,8 +121,27 @@ impl Panels {
         &mut self.values
     }
 
-    /// Copies a matrix; memory is taken only where there is not enough.
+    /// The matrix as a right factor: as it lies where it can be, else copied.
+    pub(crate) fn right<'a>(&'a mut self, matrix: Matrix<'a>) -> Right<'a> {
+        self.pack(matrix);
+        self.packed(matrix)
+    }
+
+    /// The matrix that was packed last, if it had to be.
+    pub(crate) fn packed<'a>(&'a self, matrix: Matrix<'a>) -> Right<'a> {
+        let Matrix { values, rows, columns, row_step, .. } = matrix;
+        if matrix.is_fit() {
+            return Right { values, depth: rows, columns, row_step, panel_step: WIDTH };
+        }
+        assert_eq!((self.depth, self.columns), (rows, columns), "another matrix was packed");
+        Right { values: &self.values, depth: rows, columns, row_step: WIDTH, panel_step: rows * WIDTH }
+    }
+
+    /// Copies a matrix if it has to be; memory is taken only where there is not enough.
     pub(crate) fn pack(&mut self, right: Matrix<'_>) {
+        if right.is_fit() {
+            return;
+        }
         (self.depth, self.columns) = (right.rows, right.columns);
         if self.depth == 0 {
             return;
@@ -131,17 +171,13 @@ impl Panels {
             }
         }
     }
-
-    fn panel(&self, nth: usize) -> &[f32] {
-        &self.values[nth * self.depth * WIDTH..][..self.depth * WIDTH]
-    }
 }
 
 /// `target = start + left right`, `[rows, depth]` times `[depth, columns]`.
 ///
 /// # Panics
 /// When the shapes do not fit each other, or the slices are too short for them.
-pub(crate) fn multiply(left: Matrix<'_>, right: &Panels, start: Start<'_>, target: Target<'_>) {
+pub(crate) fn multiply(left: Matrix<'_>, right: Right<'_>, start: Start<'_>, target: Target<'_>) {
     assert_eq!(left.columns, right.depth, "columns of the left factor, rows of the right one");
     if left.rows > 0 && right.columns > 0 {
         Arch::new().dispatch(Product { left, right, start, target });
@@ -150,7 +186,7 @@ pub(crate) fn multiply(left: Matrix<'_>, right: &Panels, start: Start<'_>, targe
 
 struct Product<'a> {
     left: Matrix<'a>,
-    right: &'a Panels,
+    right: Right<'a>,
     start: Start<'a>,
     target: Target<'a>,
 }
@@ -170,10 +206,10 @@ impl WithSimd for Product<'_> {
         loop {
             let to = depth.min(from + DEPTH);
             for first in (0..columns).step_by(2 * S::F32_LANES) {
-                let panel = self.right.panel(first / WIDTH);
+                let Right { values, row_step, panel_step, .. } = self.right;
                 // From the tile's first column on; nothing when there is nothing to multiply.
-                let panel = panel.get(from * WIDTH + first % WIDTH..to * WIDTH).unwrap_or_default();
-                let panel = S::as_simd_f32s(panel).0;
+                let start = first / WIDTH * panel_step + first % WIDTH + from * row_step;
+                let panel = S::as_simd_f32s(values.get(start..).unwrap_or_default()).0;
                 for block in 0..blocks {
                     let (top, bottom) = (block * rows / blocks, (block + 1) * rows / blocks);
                     let tile = Tile { top, first, from, to };
@@ -223,7 +259,7 @@ impl Product<'_> {
                 }
             }
         }
-        let panel = panel.chunks(WIDTH / S::F32_LANES);
+        let panel = panel.chunks(right.row_step / S::F32_LANES).take(to - from);
         let panel = panel.map(|row| row.first_chunk::<VECTORS>().expect("as many vectors as the tile has"));
         let sums = if left.column_step == 1 {
             let rows: [&[f32]; ROWS] = array::from_fn(|row| &left.values[(top + row) * left.row_step..][from..to]);
@@ -338,10 +374,10 @@ mod tests {
                 (Box::new(|k, j| right[j * depth + k]), Matrix::part(&right, columns, depth, depth).transposed())
             };
             let start = [Start::Zero, Start::Target, Start::Bias(&bias)][round % 5 % 3];
-            panels.pack(right);
+            let right = panels.right(right);
             let products = paths().into_iter().map(|path| {
                 let mut product = before.clone();
-                path(Product { left, right: &panels, start, target: Target::new(&mut product, columns + 3) });
+                path(Product { left, right, start, target: Target::new(&mut product, columns + 3) });
                 product
             });
             let products: Vec<_> = products.collect();

@@ -27,15 +27,17 @@ mod slopes;
 pub use crate::engine::clock::OperationTime;
 
 use std::fmt;
+use std::mem;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use candle_core::{DType, Device, Tensor};
+use smallvec::SmallVec;
 
 use crate::engine::activations::Activations;
 use crate::engine::clock::{Clock, Operation};
 use crate::engine::layers::Layers;
-use crate::engine::pass::Share;
+use crate::engine::pass::{Pass, Share};
 use crate::engine::pool::{Pool, cores, lock};
 use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
@@ -43,7 +45,7 @@ use crate::model::encoder::{Encoded, Encoder, Mode};
 use crate::model::gradients::Gradients;
 use crate::model::memory;
 use crate::model::params::{Params, Table};
-use crate::model::weights::{Values, Weights, WeightsMut};
+use crate::model::weights::{Numbers, Part, Rule, Values, Weights, squared_norm};
 use crate::text::batch::Batch;
 
 /// Numbers that a worker keeps for each parameter: its gradient, and the weight copied twice for the products.
@@ -68,24 +70,18 @@ const WORKER: usize = 3;
 pub struct Engine {
     config: ModelConfig,
     table: Arc<Table>,
-    shared: Arc<Shared>,
-    pool: Mutex<Pool>,
+    threads: usize,
+    state: Mutex<State>,
 }
 
-/// What the threads share.
-struct Shared {
-    weights: RwLock<Params>,
-    task: RwLock<Task>,
+struct State {
+    weights: Params,
+    pool: Pool,
     workers: Vec<Mutex<Worker>>,
-}
-
-/// What the threads are to do.
-struct Task {
-    step: Step,
-    mode: Mode,
+    /// Each worker's gradients.
+    gradients: Vec<RwLock<Vec<f32>>>,
     batch: Batch,
-    /// Each worker's sequences.
-    shares: Vec<Range<usize>>,
+    mode: Mode,
     /// The weights have changed since the workers copied them.
     stale: bool,
     /// A forward pass has left behind what backward needs.
@@ -104,8 +100,9 @@ enum Step {
 struct Worker {
     layers: Layers,
     activations: Activations,
-    gradients: Vec<f32>,
-    /// The part of the batch's loss that comes from its sequences.
+    /// Its sequences of the batch.
+    sequences: Range<usize>,
+    /// The part of the batch's loss that comes from them.
     loss: f64,
     clock: Clock,
 }
@@ -139,40 +136,35 @@ impl Engine {
             || format!("{parameters} parameters, each {WORKER} times for each of {threads} threads, and once more");
         memory::check("threads", "an engine", numbers, what)?;
         let config = params.config().clone();
-        let mut workers = Vec::with_capacity(threads);
+        let (mut workers, mut gradients) = (Vec::with_capacity(threads), Vec::with_capacity(threads));
         for _ in 0..threads {
             let (layers, activations) = (Layers::new(params)?, Activations::new(&config));
-            workers.push(Mutex::new(Worker {
-                layers,
-                activations,
-                gradients: vec![0.0; parameters],
-                loss: 0.0,
-                clock: Clock::new(),
-            }));
+            workers.push(Mutex::new(Worker { layers, activations, sequences: 0..0, loss: 0.0, clock: Clock::new() }));
+            gradients.push(RwLock::new(vec![0.0; parameters]));
         }
-        let task = Task {
-            step: Step::Encode,
-            mode: Mode::Evaluate,
+        let state = State {
+            weights: params.clone(),
+            pool: Pool::new(threads)?,
+            workers,
+            gradients,
             batch: Batch::with_gaps([], 0),
-            shares: vec![0..0; threads],
+            mode: Mode::Evaluate,
             stale: true,
             went_forward: false,
         };
-        let shared = Arc::new(Shared { weights: RwLock::new(params.clone()), task: RwLock::new(task), workers });
-        let of_threads = Arc::clone(&shared);
-        let pool = Pool::new(threads, Arc::new(move |nth| of_threads.work(nth)))?;
-        Ok(Self { config, table: Arc::clone(params.table()), shared, pool: Mutex::new(pool) })
+        Ok(Self { config, table: Arc::clone(params.table()), threads, state: Mutex::new(state) })
     }
 
     /// The number of threads that it computes on.
     pub fn threads(&self) -> usize {
-        self.shared.workers.len()
+        self.threads
     }
 
     /// What the threads have spent their time with since the last call of this, all threads together. What a step takes
     /// beyond that they wait for each other.
     pub fn take_times(&mut self) -> Vec<OperationTime> {
-        let mut workers = self.shared.workers.iter();
+        let state = lock(&self.state);
+        let mut workers = state.workers.iter();
         let mut times: Vec<_> = workers.next().map(|worker| lock(worker).clock.take().collect()).unwrap_or_default();
         for worker in workers {
             for (time, of_worker) in times.iter_mut().zip(lock(worker).clock.take()) {
@@ -184,21 +176,15 @@ impl Engine {
     }
 
     /// Goes through the model with a batch that fits it. While the caller holds what is returned, nobody else does.
-    fn run(&self, step: Step, batch: &Batch, mode: Mode) -> Result<MutexGuard<'_, Pool>> {
-        let Self { config, shared, .. } = self;
-        let mut pool = lock(&self.pool);
-        let mut task = write(&shared.task);
-        let Task { shares, batch: kept, .. } = &mut *task;
-        share_out(batch, shares);
-        copy(batch, kept);
-        (task.step, task.mode, task.went_forward) = (step, mode, false);
-        shared.make_room(config, &task)?;
-        drop(task);
-        pool.run();
-        let mut task = write(&shared.task);
-        (task.stale, task.went_forward) = (false, step == Step::Loss);
-        drop(task);
-        Ok(pool)
+    fn run(&self, step: Step, batch: &Batch, mode: Mode) -> Result<MutexGuard<'_, State>> {
+        let mut state = lock(&self.state);
+        state.went_forward = false;
+        copy(batch, &mut state.batch);
+        state.mode = mode;
+        state.share_out()?;
+        state.run(step);
+        state.went_forward = step == Step::Loss;
+        Ok(state)
     }
 }
 
@@ -212,76 +198,104 @@ fn copy(batch: &Batch, to: &mut Batch) {
     treatments.clone_from(&batch.treatments);
 }
 
-impl Shared {
-    /// Gives the workers the memory that the task needs.
-    fn make_room(&self, config: &ModelConfig, task: &Task) -> Result<()> {
-        let mut missing: usize = 0;
-        for (nth, worker) in self.workers.iter().enumerate() {
-            let Worker { activations, clock, .. } = &mut *lock(worker);
-            missing = missing.saturating_add(activations.missing(config, task.share(config, nth, clock).size()));
+impl State {
+    /// Gives each worker neighbouring sequences, about the same number of tokens for each, and the memory for them.
+    fn share_out(&mut self) -> Result<()> {
+        let Self { weights, workers, batch, .. } = self;
+        let (tokens, sequences, threads) = (batch.tokens(), batch.sequences(), workers.len());
+        let (mut start, mut missing) = (0, 0usize);
+        for (nth, worker) in workers.iter_mut().enumerate() {
+            // The boundary between two sequences that is nearest to the worker's even share.
+            let ideal = tokens * (nth + 1) / threads;
+            let above = batch.offsets.partition_point(|&offset| offset < ideal).min(sequences);
+            let below = above.saturating_sub(1);
+            let nearest =
+                if batch.offsets[above] - ideal < ideal - batch.offsets[below].min(ideal) { above } else { below };
+            let end = if nth + 1 == threads { sequences } else { nearest.max(start) };
+            let worker = worker.get_mut().unwrap_or_else(PoisonError::into_inner);
+            worker.sequences = start..end;
+            let size = Share::new(batch, worker.sequences.clone()).size();
+            missing = missing.saturating_add(worker.activations.missing(weights.config(), size));
+            start = end;
         }
         if missing > 0 {
-            memory::check("batch", "a batch", missing, || memory::describe(&task.batch))?;
+            memory::check("batch", "a batch", missing, || memory::describe(batch))?;
         }
-        for (nth, worker) in self.workers.iter().enumerate() {
-            let Worker { activations, clock, .. } = &mut *lock(worker);
-            activations.fit(config, task.share(config, nth, clock).size());
+        for worker in workers {
+            let worker = worker.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let size = Share::new(batch, worker.sequences.clone()).size();
+            worker.activations.fit(weights.config(), size);
         }
         Ok(())
     }
 
-    /// One thread's part of the task.
-    fn work(&self, nth: usize) {
-        let (task, weights) = (read(&self.task), read(&self.weights));
-        let Worker { layers, activations, gradients, loss, clock } = &mut *lock(&self.workers[nth]);
-        let (config, weights) = (weights.config(), weights.as_slice());
-        clock.start(task.step == Step::Backward);
-        if task.stale {
-            layers.pack(weights);
-            clock.lap(Operation::Packing);
-        }
-        let share = task.share(config, nth, clock);
-        if share.sequences.is_empty() {
-            gradients.fill(0.0);
-            *loss = 0.0;
-            return;
-        }
-        match task.step {
-            Step::Backward => pass::backward(share, weights, layers, activations, gradients),
-            step => {
-                pass::encode(share, weights, layers, activations);
-                if step != Step::Encode {
-                    pass::head(share, weights, layers, activations);
-                }
-                if step == Step::Loss {
-                    *loss = pass::loss(share, activations);
+    /// Takes one step on all threads.
+    fn run(&mut self, step: Step) {
+        let Self { weights, pool, workers, gradients, batch, mode, stale, .. } = self;
+        pool.run(&|nth| {
+            let Worker { layers, activations, sequences, loss, clock } = &mut *lock(&workers[nth]);
+            clock.start(step == Step::Backward);
+            if *stale {
+                layers.pack(weights.as_slice());
+                clock.lap(Operation::Packing);
+            }
+            if Range::is_empty(sequences) {
+                write(&gradients[nth]).fill(0.0);
+                *loss = 0.0;
+                return;
+            }
+            let pass = Pass {
+                config: weights.config(),
+                mode: *mode,
+                share: Share::new(batch, sequences.clone()),
+                weights: weights.as_slice(),
+                layers,
+                clock,
+            };
+            match step {
+                Step::Backward => pass.backward(activations, &mut write(&gradients[nth])),
+                step => {
+                    pass.encode(activations);
+                    if step != Step::Encode {
+                        pass.head(activations);
+                    }
+                    if step == Step::Loss {
+                        *loss = pass.loss(activations);
+                    }
                 }
             }
-        }
+        });
+        *stale = false;
+    }
+
+    /// Adds up the workers' gradients; returns the root of the sum of their squares.
+    fn reduce(&mut self, sum: &mut [f32]) -> f64 {
+        let Self { pool, workers, gradients, .. } = self;
+        let length = part_length(sum.len(), workers.len());
+        let parts: Parts<_> = sum.chunks_mut(length).map(|part| Mutex::new((part, 0.0))).collect();
+        pool.run(&|nth| {
+            let Some(part) = parts.get(nth) else { return };
+            let (sum, squares) = &mut *lock(part);
+            let clock = &lock(&workers[nth]).clock;
+            clock.start(true);
+            let from = nth * length;
+            sum.copy_from_slice(&read(&gradients[0])[from..from + sum.len()]);
+            for gradients in &gradients[1..] {
+                pass::add(sum, &read(gradients)[from..from + sum.len()]);
+            }
+            *squares = squared_norm(sum);
+            clock.lap(Operation::Reduction);
+        });
+        parts.iter().map(|part| lock(part).1).sum::<f64>().sqrt()
     }
 }
 
-impl Task {
-    fn share<'a>(&'a self, config: &'a ModelConfig, nth: usize, clock: &'a Clock) -> Share<'a> {
-        Share { config, mode: self.mode, batch: &self.batch, sequences: &self.shares[nth], clock }
-    }
-}
+/// One part of something for each thread; without taking memory for up to 16 of them.
+type Parts<T> = SmallVec<[Mutex<T>; 16]>;
 
-/// Gives each worker neighbouring sequences, about the same number of tokens for each.
-fn share_out(batch: &Batch, shares: &mut [Range<usize>]) {
-    let (tokens, sequences, workers) = (batch.tokens(), batch.sequences(), shares.len());
-    let mut start = 0;
-    for (nth, share) in shares.iter_mut().enumerate() {
-        // The boundary between two sequences that is nearest to the worker's even share.
-        let ideal = tokens * (nth + 1) / workers;
-        let above = batch.offsets.partition_point(|&offset| offset < ideal).min(sequences);
-        let below = above.saturating_sub(1);
-        let nearest =
-            if batch.offsets[above] - ideal < ideal - batch.offsets[below].min(ideal) { above } else { below };
-        let end = if nth + 1 == workers { sequences } else { nearest.max(start) };
-        *share = start..end;
-        start = end;
-    }
+/// The length of the parts of `count` numbers: whole cache lines.
+fn part_length(count: usize, threads: usize) -> usize {
+    count.div_ceil(threads).next_multiple_of(16)
 }
 
 impl Encoder for Engine {
@@ -290,43 +304,35 @@ impl Encoder for Engine {
     }
 
     fn params(&self) -> Result<Params> {
-        Ok(read(&self.shared.weights).clone())
+        Ok(lock(&self.state).weights.clone())
     }
 
     fn forward(&mut self, batch: &Batch, mode: Mode) -> Result<f64> {
         self.config.check(batch)?;
         self.config.check_targets(batch)?;
-        let _pool = self.run(Step::Loss, batch, mode)?;
-        Ok(self.shared.workers.iter().map(|worker| lock(worker).loss).sum())
+        let state = self.run(Step::Loss, batch, mode)?;
+        Ok(state.workers.iter().map(|worker| lock(worker).loss).sum())
     }
 
     fn backward(&mut self, gradients: &mut Gradients) -> Result<()> {
         let Values::F32(sum) = gradients.values_mut(self)? else { unreachable!("an engine computes in f32") };
-        let mut pool = lock(&self.pool);
-        let mut task = write(&self.shared.task);
-        if !task.went_forward {
+        let mut state = lock(&self.state);
+        if !mem::take(&mut state.went_forward) {
             return Err(Error::NoForward);
         }
-        (task.step, task.went_forward) = (Step::Backward, false);
-        drop(task);
-        pool.run();
-        let first = lock(&self.shared.workers[0]);
-        first.clock.start(true);
-        sum.copy_from_slice(&first.gradients);
-        for worker in &self.shared.workers[1..] {
-            pass::add(sum, &lock(worker).gradients);
-        }
-        first.clock.lap(Operation::Reduction);
+        state.run(Step::Backward);
+        let norm = state.reduce(sum);
+        gradients.note_norm(norm);
         Ok(())
     }
 
     fn logits(&self, batch: &Batch, mode: Mode) -> Result<Tensor> {
         batch.check_masked()?;
         self.config.check(batch)?;
-        let _pool = self.run(Step::Logits, batch, mode)?;
+        let state = self.run(Step::Logits, batch, mode)?;
         let (masked, vocab) = (batch.masked_rows.len(), self.config.vocab);
         let mut logits = Vec::with_capacity(masked * vocab);
-        for worker in &self.shared.workers {
+        for worker in &state.workers {
             logits.extend_from_slice(&lock(worker).activations.logits);
         }
         Ok(Tensor::from_vec(logits, (masked, vocab), &Device::Cpu)?)
@@ -335,16 +341,15 @@ impl Encoder for Engine {
     /// As the reference's, with 0 where that has padding's hidden states and attention.
     fn encode(&self, batch: &Batch, mode: Mode) -> Result<Encoded> {
         self.config.check(batch)?;
-        let _pool = self.run(Step::Encode, batch, mode)?;
+        let state = self.run(Step::Encode, batch, mode)?;
         let ModelConfig { d_model, heads, layers, .. } = self.config;
         let (sequences, seq) = (batch.sequences(), batch.longest());
         let mut hidden = vec![0f32; sequences * seq * d_model];
         let mut attention = vec![vec![0f32; sequences * heads * seq * seq]; layers];
-        let task = read(&self.shared.task);
-        for (nth, worker) in self.shared.workers.iter().enumerate() {
-            let Worker { activations, clock, .. } = &*lock(worker);
-            let share = task.share(&self.config, nth, clock);
-            for (sequence, (_, rows, pairs)) in share.sequences.clone().zip(share.each_attention()) {
+        for worker in &state.workers {
+            let Worker { activations, sequences, .. } = &*lock(worker);
+            let share = Share::new(batch, sequences.clone());
+            for (sequence, (_, rows, pairs)) in sequences.clone().zip(share.each_attention(heads)) {
                 let length = rows.len();
                 let from = &activations.hidden[layers][rows.start * d_model..rows.end * d_model];
                 hidden[sequence * seq * d_model..][..from.len()].copy_from_slice(from);
@@ -372,10 +377,22 @@ impl Weights for Engine {
         DType::F32
     }
 
-    fn update(&mut self, rule: &mut dyn FnMut(WeightsMut<'_>)) -> Result<()> {
-        rule(WeightsMut::F32(write(&self.shared.weights).as_mut_slice()));
-        let mut task = write(&self.shared.task);
-        (task.stale, task.went_forward) = (true, false);
+    fn update(&mut self, gradients: &Values, moments: &mut [Values; 2], rule: Rule<'_>) -> Result<()> {
+        let (Values::F32(gradients), [Values::F32(first), Values::F32(second)]) = (gradients, moments) else {
+            unreachable!("an engine computes in f32, and so does its optimizer");
+        };
+        let State { weights, pool, workers, stale, went_forward, .. } = &mut *lock(&self.state);
+        let length = part_length(gradients.len(), workers.len());
+        let weights = weights.as_mut_slice().chunks_mut(length).zip(gradients.chunks(length));
+        let moments = first.chunks_mut(length).zip(second.chunks_mut(length));
+        let parts: Parts<_> = weights.zip(moments).map(|part| Mutex::new(Some(part))).collect();
+        pool.run(&|nth| {
+            let part = parts.get(nth).and_then(|part| lock(part).take());
+            if let Some(((weights, gradients), (first, second))) = part {
+                rule(Part::F32(Numbers { start: nth * length, weights, gradients, moments: [first, second] }));
+            }
+        });
+        (*stale, *went_forward) = (true, false);
         Ok(())
     }
 }

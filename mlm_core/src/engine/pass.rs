@@ -20,46 +20,47 @@ use crate::model::dropout::Site;
 use crate::model::encoder::Mode;
 use crate::text::batch::Batch;
 
-/// What there is to compute.
-#[derive(Clone, Copy, Debug)]
+/// Some sequences of a batch: a worker's share.
+#[derive(Clone, Debug)]
 pub(crate) struct Share<'a> {
-    pub(crate) config: &'a ModelConfig,
-    pub(crate) mode: Mode,
-    pub(crate) batch: &'a Batch,
-    /// The worker's sequences.
-    pub(crate) sequences: &'a Range<usize>,
-    pub(crate) clock: &'a Clock,
+    batch: &'a Batch,
+    sequences: Range<usize>,
 }
 
 impl<'a> Share<'a> {
-    /// The rows of the batch that are the worker's.
-    pub(crate) fn rows(self) -> Range<usize> {
+    pub(crate) fn new(batch: &'a Batch, sequences: Range<usize>) -> Self {
+        Self { batch, sequences }
+    }
+
+    /// Its rows of the batch.
+    fn rows(&self) -> Range<usize> {
         self.batch.offsets[self.sequences.start]..self.batch.offsets[self.sequences.end]
     }
 
-    /// The masked rows of the batch that are the worker's, as a range of [`Batch::masked_rows`].
-    pub(crate) fn masked(self) -> Range<usize> {
+    /// Its masked rows, as a range of [`Batch::masked_rows`].
+    fn masked(&self) -> Range<usize> {
         let (rows, masked) = (self.rows(), &self.batch.masked_rows);
         masked.partition_point(|&row| row < rows.start)..masked.partition_point(|&row| row < rows.end)
     }
 
-    /// The worker's masked rows, counted from its first row.
-    fn masked_rows(self) -> impl Iterator<Item = usize> + 'a {
+    /// Its masked rows, counted from its first row.
+    fn masked_rows(&self) -> impl Iterator<Item = usize> + 'a {
         let start = self.rows().start;
         self.batch.masked_rows[self.masked()].iter().map(move |row| row - start)
     }
 
     /// The rows of the batch, sequence by sequence.
-    fn each_sequence(self) -> impl Iterator<Item = Range<usize>> + 'a {
+    fn each_sequence(&self) -> impl Iterator<Item = Range<usize>> + 'a {
         self.batch.offsets[self.sequences.start..=self.sequences.end].windows(2).map(|ends| ends[0]..ends[1])
     }
 
     /// Each token's id and position in its sequence.
-    fn tokens(self) -> impl Iterator<Item = (u32, usize)> + 'a {
-        self.each_sequence().flat_map(move |rows| self.batch.input_ids[rows].iter().copied().zip(0..))
+    fn tokens(&self) -> impl Iterator<Item = (u32, usize)> + 'a {
+        let batch = self.batch;
+        self.each_sequence().flat_map(move |rows| batch.input_ids[rows].iter().copied().zip(0..))
     }
 
-    pub(crate) fn size(self) -> Size {
+    pub(crate) fn size(&self) -> Size {
         Size {
             tokens: self.rows().len(),
             masked: self.masked().len(),
@@ -68,7 +69,198 @@ impl<'a> Share<'a> {
         }
     }
 
-    fn dropout(self, site: Site) -> Option<Dropout> {
+    /// For each sequence: its rows in the batch, its rows in the worker's buffers, its part of the probabilities.
+    pub(crate) fn each_attention(
+        &self,
+        heads: usize,
+    ) -> impl Iterator<Item = (Range<usize>, Range<usize>, Range<usize>)> + 'a {
+        let (start, mut end) = (self.rows().start, 0);
+        self.each_sequence().map(move |rows| {
+            let pairs = end..end + heads * rows.len() * rows.len();
+            end = pairs.end;
+            (rows.clone(), rows.start - start..rows.end - start, pairs)
+        })
+    }
+}
+
+/// What there is to compute, and with what.
+#[derive(Debug)]
+pub(crate) struct Pass<'a> {
+    pub(crate) config: &'a ModelConfig,
+    pub(crate) mode: Mode,
+    pub(crate) share: Share<'a>,
+    pub(crate) weights: &'a [f32],
+    pub(crate) layers: &'a Layers,
+    pub(crate) clock: &'a Clock,
+}
+
+impl Pass<'_> {
+    /// Hidden states and probabilities of all layers.
+    pub(crate) fn encode(&self, activations: &mut Activations) {
+        let Self { config, share, weights, layers, .. } = self;
+        let d_model = config.d_model;
+        let Activations { embeddings_normal, hidden, layers: of_layers, scratch, .. } = activations;
+        let tables = Tables {
+            word: &weights[layers.word.clone()],
+            position: &weights[layers.position.clone()],
+            token_type: &weights[layers.token_type.clone()],
+        };
+        embeddings::forward(share.tokens(), tables, d_model, &mut embeddings_normal.rows);
+        self.clock.lap(Operation::Embeddings);
+        self.norm_forward(&layers.embeddings_norm, embeddings_normal, &mut hidden[0]);
+        self.drop(Site::Embeddings, &mut hidden[0]);
+
+        for (nth, (layer, kept)) in layers.layers.iter().zip(of_layers).enumerate() {
+            let (input, output) = hidden[nth..].split_first_mut().expect("one more than layers");
+            let (input, output) = (input.as_slice(), &mut output[0]);
+
+            for (part, linear) in layer.qkv.iter().enumerate() {
+                let target = Target::new(&mut kept.qkv[part * d_model..], 3 * d_model);
+                self.linear_forward(linear, Matrix::new(input, d_model), target);
+            }
+            for (in_batch, rows, pairs) in share.each_attention(config.heads) {
+                let qkv = &kept.qkv[3 * d_model * rows.start..3 * d_model * rows.end];
+                let context = &mut kept.context[d_model * rows.start..d_model * rows.end];
+                let probabilities = &mut kept.probabilities[pairs];
+                attention::forward(self.heads(nth), in_batch, qkv, probabilities, context, &mut scratch.attention);
+            }
+            self.clock.lap(Operation::Attention);
+            let sum = &mut kept.attention_normal.rows;
+            let context = Matrix::new(&kept.context, d_model);
+            self.linear_forward(&layer.attention_output, context, Target::new(sum, d_model));
+            self.drop(Site::AttentionOutput(nth), sum);
+            add(sum, input);
+            self.norm_forward(&layer.attention_norm, &mut kept.attention_normal, &mut kept.attended);
+
+            let attended = Matrix::new(&kept.attended, d_model);
+            self.linear_forward(&layer.intermediate, attended, Target::new(&mut kept.slope, config.d_ff));
+            gelu::forward(&mut kept.slope, &mut kept.activated);
+            self.clock.lap(Operation::Gelu);
+            let sum = &mut kept.output_normal.rows;
+            let activated = Matrix::new(&kept.activated, config.d_ff);
+            self.linear_forward(&layer.output, activated, Target::new(sum, d_model));
+            self.drop(Site::Output(nth), sum);
+            add(sum, &kept.attended);
+            self.norm_forward(&layer.output_norm, &mut kept.output_normal, output);
+        }
+    }
+
+    /// Logits at the masked rows.
+    pub(crate) fn head(&self, activations: &mut Activations) {
+        let Self { config, share, layers, .. } = self;
+        let ModelConfig { d_model, vocab, .. } = **config;
+        let Activations { hidden, gathered, head_slope, head_normal, transformed, logits, .. } = activations;
+        let hidden = &hidden[config.layers];
+        for (row, to) in share.masked_rows().zip(gathered.chunks_exact_mut(d_model)) {
+            to.copy_from_slice(&hidden[row * d_model..][..d_model]);
+        }
+        self.clock.lap(Operation::Loss);
+        self.linear_forward(&layers.transform, Matrix::new(gathered, d_model), Target::new(head_slope, d_model));
+        gelu::forward(head_slope, &mut head_normal.rows);
+        self.clock.lap(Operation::Gelu);
+        self.norm_forward(&layers.transform_norm, head_normal, transformed);
+        self.linear_forward(&layers.decoder, Matrix::new(transformed, d_model), Target::new(logits, vocab));
+    }
+
+    /// The part of the batch's mean loss that comes from the worker's masked rows; the logits become their gradients.
+    pub(crate) fn loss(&self, activations: &mut Activations) -> f64 {
+        let Self { config, share, .. } = self;
+        let all = share.batch.masked_rows.len();
+        let targets = &share.batch.targets[share.masked()];
+        let loss = softmax_cross_entropy(&mut activations.logits, targets, config.vocab, 1.0 / all as f32);
+        self.clock.lap(Operation::Loss);
+        loss / all as f64
+    }
+
+    /// The gradients of all weights, written anew, after [`encode`], [`head`] and [`loss`].
+    pub(crate) fn backward(&self, activations: &mut Activations, gradients: &mut [f32]) {
+        let Self { config, share, layers, .. } = self;
+        let ModelConfig { d_model, d_ff, vocab, .. } = **config;
+        let Activations { embeddings_normal, hidden, layers: of_layers, gathered, head_slope, head_normal, .. } =
+            activations;
+        let Scratch { panels, attention: room, dhidden, doutput, dcontext, dqkv, dactivated, dtransformed } =
+            &mut activations.scratch;
+
+        let (transformed, dlogits) =
+            (Matrix::new(&activations.transformed, d_model), Matrix::new(&activations.logits, vocab));
+        self.weights_backward(&layers.decoder, transformed, dlogits, gradients, panels);
+        let target = Target::new(dtransformed, d_model);
+        self.input_backward(&layers.decoder, dlogits, Start::Zero, target);
+        self.norm_backward(&layers.transform_norm, head_normal, dtransformed, gradients);
+        gelu::backward(head_slope, dtransformed);
+        self.clock.lap(Operation::Gelu);
+        let dtransformed = Matrix::new(dtransformed, d_model);
+        self.weights_backward(&layers.transform, Matrix::new(gathered, d_model), dtransformed, gradients, panels);
+        let dgathered = &mut doutput[..share.masked().len() * d_model];
+        let target = Target::new(dgathered, d_model);
+        self.input_backward(&layers.transform, dtransformed, Start::Zero, target);
+        dhidden.fill(0.0);
+        for (row, from) in share.masked_rows().zip(dgathered.chunks_exact(d_model)) {
+            dhidden[row * d_model..][..d_model].copy_from_slice(from);
+        }
+        self.clock.lap(Operation::Loss);
+
+        for (nth, (layer, kept)) in layers.layers.iter().zip(of_layers).enumerate().rev() {
+            // The feed-forward block; dhidden becomes the gradient of the sum before LayerNorm, which both summands have.
+            self.norm_backward(&layer.output_norm, &kept.output_normal, dhidden, gradients);
+            doutput.copy_from_slice(dhidden);
+            self.drop(Site::Output(nth), doutput);
+            let dsum = Matrix::new(doutput, d_model);
+            self.weights_backward(&layer.output, Matrix::new(&kept.activated, d_ff), dsum, gradients, panels);
+            self.input_backward(&layer.output, dsum, Start::Zero, Target::new(dactivated, d_ff));
+            gelu::backward(&kept.slope, dactivated);
+            self.clock.lap(Operation::Gelu);
+            let dactivated = Matrix::new(dactivated, d_ff);
+            self.weights_backward(
+                &layer.intermediate,
+                Matrix::new(&kept.attended, d_model),
+                dactivated,
+                gradients,
+                panels,
+            );
+            let target = Target::new(dhidden, d_model);
+            self.input_backward(&layer.intermediate, dactivated, Start::Target, target);
+
+            // The attention block.
+            self.norm_backward(&layer.attention_norm, &kept.attention_normal, dhidden, gradients);
+            doutput.copy_from_slice(dhidden);
+            self.drop(Site::AttentionOutput(nth), doutput);
+            let dsum = Matrix::new(doutput, d_model);
+            self.weights_backward(
+                &layer.attention_output,
+                Matrix::new(&kept.context, d_model),
+                dsum,
+                gradients,
+                panels,
+            );
+            let target = Target::new(dcontext, d_model);
+            self.input_backward(&layer.attention_output, dsum, Start::Zero, target);
+            for (in_batch, rows, pairs) in share.each_attention(config.heads) {
+                let wide = 3 * d_model * rows.start..3 * d_model * rows.end;
+                let (qkv, dqkv) = (&kept.qkv[wide.clone()], &mut dqkv[wide]);
+                let dcontext = &dcontext[d_model * rows.start..d_model * rows.end];
+                attention::backward(self.heads(nth), in_batch, qkv, &kept.probabilities[pairs], dcontext, dqkv, room);
+            }
+            self.clock.lap(Operation::Attention);
+            for (part, linear) in layer.qkv.iter().enumerate() {
+                let input = Matrix::new(&hidden[nth], d_model);
+                let dpart = Matrix::part(&dqkv[part * d_model..], share.rows().len(), d_model, 3 * d_model);
+                self.weights_backward(linear, input, dpart, gradients, panels);
+                self.input_backward(linear, dpart, Start::Target, Target::new(dhidden, d_model));
+            }
+        }
+
+        self.drop(Site::Embeddings, dhidden);
+        self.norm_backward(&layers.embeddings_norm, embeddings_normal, dhidden, gradients);
+        let tables = [&layers.word, &layers.position, &layers.token_type];
+        let [word, position, token_type] = disjoint(gradients, tables);
+        position.fill(0.0);
+        token_type.fill(0.0);
+        embeddings::backward(share.tokens(), dhidden, d_model, TableGradients { word, position, token_type });
+        self.clock.lap(Operation::Embeddings);
+    }
+
+    fn dropout(&self, site: Site) -> Option<Dropout> {
         let Mode::Train { dropout_seed: seed } = self.mode else { return None };
         let probability = match site {
             Site::Attention(_) => self.config.attention_dropout,
@@ -78,235 +270,57 @@ impl<'a> Share<'a> {
     }
 
     /// Forward and backward: drops hidden units `[tokens, d_model]`.
-    fn drop(self, site: Site, x: &mut [f32]) {
-        dropout::apply(self.dropout(site), self.rows().start, self.config.d_model, x);
+    fn drop(&self, site: Site, x: &mut [f32]) {
+        dropout::apply(self.dropout(site), self.share.rows().start, self.config.d_model, x);
         self.clock.lap(Operation::Dropout);
     }
 
-    fn heads(self, layer: usize) -> Heads {
+    fn heads(&self, layer: usize) -> Heads {
         let (heads, head_dim) = (self.config.heads, self.config.head_dim());
         Heads { heads, head_dim, dropout: self.dropout(Site::Attention(layer)) }
     }
 
-    /// For each sequence: its rows in the batch, its rows in the worker's buffers, its part of the probabilities.
-    pub(crate) fn each_attention(self) -> impl Iterator<Item = (Range<usize>, Range<usize>, Range<usize>)> + 'a {
-        let (start, mut end) = (self.rows().start, 0);
-        self.each_sequence().map(move |rows| {
-            let pairs = end..end + self.config.heads * rows.len() * rows.len();
-            end = pairs.end;
-            (rows.clone(), rows.start - start..rows.end - start, pairs)
-        })
-    }
-}
-
-/// Hidden states and probabilities of all layers.
-pub(crate) fn encode(share: Share<'_>, weights: &[f32], layers: &Layers, activations: &mut Activations) {
-    let d_model = share.config.d_model;
-    let Activations { embeddings_normal, hidden, layers: of_layers, scratch, .. } = activations;
-    let tables = Tables {
-        word: &weights[layers.word.clone()],
-        position: &weights[layers.position.clone()],
-        token_type: &weights[layers.token_type.clone()],
-    };
-    embeddings::forward(share.tokens(), tables, d_model, &mut embeddings_normal.rows);
-    share.clock.lap(Operation::Embeddings);
-    norm_forward(share, weights, &layers.embeddings_norm, embeddings_normal, &mut hidden[0]);
-    share.drop(Site::Embeddings, &mut hidden[0]);
-
-    for (nth, (layer, kept)) in layers.layers.iter().zip(of_layers).enumerate() {
-        let (input, output) = hidden[nth..].split_first_mut().expect("one more than layers");
-        let (input, output) = (input.as_slice(), &mut output[0]);
-
-        for (part, linear) in layer.qkv.iter().enumerate() {
-            let target = Target::new(&mut kept.qkv[part * d_model..], 3 * d_model);
-            linear_forward(share, weights, linear, Matrix::new(input, d_model), target);
-        }
-        for (in_batch, rows, pairs) in share.each_attention() {
-            let qkv = &kept.qkv[3 * d_model * rows.start..3 * d_model * rows.end];
-            let context = &mut kept.context[d_model * rows.start..d_model * rows.end];
-            let probabilities = &mut kept.probabilities[pairs];
-            attention::forward(share.heads(nth), in_batch, qkv, probabilities, context, &mut scratch.attention);
-        }
-        share.clock.lap(Operation::Attention);
-        let sum = &mut kept.attention_normal.rows;
-        let context = Matrix::new(&kept.context, d_model);
-        linear_forward(share, weights, &layer.attention_output, context, Target::new(sum, d_model));
-        share.drop(Site::AttentionOutput(nth), sum);
-        add(sum, input);
-        norm_forward(share, weights, &layer.attention_norm, &mut kept.attention_normal, &mut kept.attended);
-
-        let attended = Matrix::new(&kept.attended, d_model);
-        linear_forward(share, weights, &layer.intermediate, attended, Target::new(&mut kept.slope, share.config.d_ff));
-        gelu::forward(&mut kept.slope, &mut kept.activated);
-        share.clock.lap(Operation::Gelu);
-        let sum = &mut kept.output_normal.rows;
-        let activated = Matrix::new(&kept.activated, share.config.d_ff);
-        linear_forward(share, weights, &layer.output, activated, Target::new(sum, d_model));
-        share.drop(Site::Output(nth), sum);
-        add(sum, &kept.attended);
-        norm_forward(share, weights, &layer.output_norm, &mut kept.output_normal, output);
-    }
-}
-
-/// Logits at the masked rows.
-pub(crate) fn head(share: Share<'_>, weights: &[f32], layers: &Layers, activations: &mut Activations) {
-    let ModelConfig { d_model, vocab, .. } = *share.config;
-    let Activations { hidden, gathered, head_slope, head_normal, transformed, logits, .. } = activations;
-    let hidden = &hidden[share.config.layers];
-    for (row, to) in share.masked_rows().zip(gathered.chunks_exact_mut(d_model)) {
-        to.copy_from_slice(&hidden[row * d_model..][..d_model]);
-    }
-    share.clock.lap(Operation::Loss);
-    linear_forward(share, weights, &layers.transform, Matrix::new(gathered, d_model), Target::new(head_slope, d_model));
-    gelu::forward(head_slope, &mut head_normal.rows);
-    share.clock.lap(Operation::Gelu);
-    norm_forward(share, weights, &layers.transform_norm, head_normal, transformed);
-    linear_forward(share, weights, &layers.decoder, Matrix::new(transformed, d_model), Target::new(logits, vocab));
-}
-
-/// The part of the batch's mean loss that comes from the worker's masked rows; the logits become their gradients.
-pub(crate) fn loss(share: Share<'_>, activations: &mut Activations) -> f64 {
-    let all = share.batch.masked_rows.len();
-    let targets = &share.batch.targets[share.masked()];
-    let loss = softmax_cross_entropy(&mut activations.logits, targets, share.config.vocab, 1.0 / all as f32);
-    share.clock.lap(Operation::Loss);
-    loss / all as f64
-}
-
-/// The gradients of all weights, written anew, after [`encode`], [`head`] and [`loss`].
-pub(crate) fn backward(
-    share: Share<'_>,
-    weights: &[f32],
-    layers: &Layers,
-    activations: &mut Activations,
-    gradients: &mut [f32],
-) {
-    let ModelConfig { d_model, d_ff, vocab, .. } = *share.config;
-    let Activations { embeddings_normal, hidden, layers: of_layers, gathered, head_slope, head_normal, .. } =
-        activations;
-    let Scratch { panels, attention: room, dhidden, doutput, dcontext, dqkv, dactivated, dtransformed } =
-        &mut activations.scratch;
-
-    let (transformed, dlogits) =
-        (Matrix::new(&activations.transformed, d_model), Matrix::new(&activations.logits, vocab));
-    weights_backward(share, &layers.decoder, transformed, dlogits, gradients, panels);
-    let target = Target::new(dtransformed, d_model);
-    input_backward(share, &layers.decoder, dlogits, Start::Zero, target);
-    norm_backward(share, weights, &layers.transform_norm, head_normal, dtransformed, gradients);
-    gelu::backward(head_slope, dtransformed);
-    share.clock.lap(Operation::Gelu);
-    let dtransformed = Matrix::new(dtransformed, d_model);
-    weights_backward(share, &layers.transform, Matrix::new(gathered, d_model), dtransformed, gradients, panels);
-    let dgathered = &mut doutput[..share.masked().len() * d_model];
-    let target = Target::new(dgathered, d_model);
-    input_backward(share, &layers.transform, dtransformed, Start::Zero, target);
-    dhidden.fill(0.0);
-    for (row, from) in share.masked_rows().zip(dgathered.chunks_exact(d_model)) {
-        dhidden[row * d_model..][..d_model].copy_from_slice(from);
-    }
-    share.clock.lap(Operation::Loss);
-
-    for (nth, (layer, kept)) in layers.layers.iter().zip(of_layers).enumerate().rev() {
-        // The feed-forward block; dhidden becomes the gradient of the sum before LayerNorm, which both summands have.
-        norm_backward(share, weights, &layer.output_norm, &kept.output_normal, dhidden, gradients);
-        doutput.copy_from_slice(dhidden);
-        share.drop(Site::Output(nth), doutput);
-        let dsum = Matrix::new(doutput, d_model);
-        weights_backward(share, &layer.output, Matrix::new(&kept.activated, d_ff), dsum, gradients, panels);
-        input_backward(share, &layer.output, dsum, Start::Zero, Target::new(dactivated, d_ff));
-        gelu::backward(&kept.slope, dactivated);
-        share.clock.lap(Operation::Gelu);
-        let dactivated = Matrix::new(dactivated, d_ff);
-        weights_backward(
-            share,
-            &layer.intermediate,
-            Matrix::new(&kept.attended, d_model),
-            dactivated,
-            gradients,
-            panels,
-        );
-        let target = Target::new(dhidden, d_model);
-        input_backward(share, &layer.intermediate, dactivated, Start::Target, target);
-
-        // The attention block.
-        norm_backward(share, weights, &layer.attention_norm, &kept.attention_normal, dhidden, gradients);
-        doutput.copy_from_slice(dhidden);
-        share.drop(Site::AttentionOutput(nth), doutput);
-        let dsum = Matrix::new(doutput, d_model);
-        weights_backward(share, &layer.attention_output, Matrix::new(&kept.context, d_model), dsum, gradients, panels);
-        let target = Target::new(dcontext, d_model);
-        input_backward(share, &layer.attention_output, dsum, Start::Zero, target);
-        for (in_batch, rows, pairs) in share.each_attention() {
-            let wide = 3 * d_model * rows.start..3 * d_model * rows.end;
-            let (qkv, dqkv) = (&kept.qkv[wide.clone()], &mut dqkv[wide]);
-            let dcontext = &dcontext[d_model * rows.start..d_model * rows.end];
-            attention::backward(share.heads(nth), in_batch, qkv, &kept.probabilities[pairs], dcontext, dqkv, room);
-        }
-        share.clock.lap(Operation::Attention);
-        for (part, linear) in layer.qkv.iter().enumerate() {
-            let input = Matrix::new(&hidden[nth], d_model);
-            let dpart = Matrix::part(&dqkv[part * d_model..], share.rows().len(), d_model, 3 * d_model);
-            weights_backward(share, linear, input, dpart, gradients, panels);
-            input_backward(share, linear, dpart, Start::Target, Target::new(dhidden, d_model));
-        }
+    fn linear_forward(&self, linear: &Linear, x: Matrix<'_>, y: Target<'_>) {
+        let bias = &self.weights[linear.bias.clone()];
+        linear::forward(x, linear.matrix(self.weights), &linear.packed, bias, y);
+        self.clock.lap(Operation::Linear);
     }
 
-    share.drop(Site::Embeddings, dhidden);
-    norm_backward(share, weights, &layers.embeddings_norm, embeddings_normal, dhidden, gradients);
-    let tables = [&layers.word, &layers.position, &layers.token_type];
-    let [word, position, token_type] = disjoint(gradients, tables);
-    position.fill(0.0);
-    token_type.fill(0.0);
-    embeddings::backward(share.tokens(), dhidden, d_model, TableGradients { word, position, token_type });
-    share.clock.lap(Operation::Embeddings);
+    fn weights_backward(
+        &self,
+        linear: &Linear,
+        x: Matrix<'_>,
+        dy: Matrix<'_>,
+        gradients: &mut [f32],
+        panels: &mut Panels,
+    ) {
+        let [dw, db] = disjoint(gradients, [&linear.weight, &linear.bias]);
+        linear::backward_weights(x, dy, dw, db, panels);
+        self.clock.lap(Operation::Linear);
+    }
+
+    fn input_backward(&self, linear: &Linear, dy: Matrix<'_>, start: Start<'_>, dx: Target<'_>) {
+        linear::backward_input(dy, linear.matrix(self.weights), &linear.packed, start, dx);
+        self.clock.lap(Operation::Linear);
+    }
+
+    fn norm_forward(&self, norm: &LayerNorm, normal: &mut Normal, y: &mut [f32]) {
+        let (weight, bias) = (&self.weights[norm.weight.clone()], &self.weights[norm.bias.clone()]);
+        let eps = self.config.layer_norm_eps as f32;
+        layer_norm::forward(&mut normal.rows, weight, bias, eps, &mut normal.scale, y);
+        self.clock.lap(Operation::LayerNorm);
+    }
+
+    fn norm_backward(&self, norm: &LayerNorm, normal: &Normal, gradient: &mut [f32], gradients: &mut [f32]) {
+        let [dw, db] = disjoint(gradients, [&norm.weight, &norm.bias]);
+        layer_norm::backward(&normal.rows, &normal.scale, &self.weights[norm.weight.clone()], gradient, dw, db);
+        self.clock.lap(Operation::LayerNorm);
+    }
 }
 
 /// y += x.
 pub(crate) fn add(y: &mut [f32], x: &[f32]) {
     Arch::new().dispatch(|| vector::add(y, x));
-}
-
-fn linear_forward(share: Share<'_>, weights: &[f32], linear: &Linear, x: Matrix<'_>, y: Target<'_>) {
-    linear::forward(x, &linear.packed, &weights[linear.bias.clone()], y);
-    share.clock.lap(Operation::Linear);
-}
-
-fn weights_backward(
-    share: Share<'_>,
-    linear: &Linear,
-    x: Matrix<'_>,
-    dy: Matrix<'_>,
-    gradients: &mut [f32],
-    panels: &mut Panels,
-) {
-    let [dw, db] = disjoint(gradients, [&linear.weight, &linear.bias]);
-    linear::backward_weights(x, dy, dw, db, panels);
-    share.clock.lap(Operation::Linear);
-}
-
-fn input_backward(share: Share<'_>, linear: &Linear, dy: Matrix<'_>, start: Start<'_>, dx: Target<'_>) {
-    linear::backward_input(dy, &linear.packed, start, dx);
-    share.clock.lap(Operation::Linear);
-}
-
-fn norm_forward(share: Share<'_>, weights: &[f32], norm: &LayerNorm, normal: &mut Normal, y: &mut [f32]) {
-    let (weight, bias) = (&weights[norm.weight.clone()], &weights[norm.bias.clone()]);
-    let eps = share.config.layer_norm_eps as f32;
-    layer_norm::forward(&mut normal.rows, weight, bias, eps, &mut normal.scale, y);
-    share.clock.lap(Operation::LayerNorm);
-}
-
-fn norm_backward(
-    share: Share<'_>,
-    weights: &[f32],
-    norm: &LayerNorm,
-    normal: &Normal,
-    gradient: &mut [f32],
-    gradients: &mut [f32],
-) {
-    let [dw, db] = disjoint(gradients, [&norm.weight, &norm.bias]);
-    layer_norm::backward(&normal.rows, &normal.scale, &weights[norm.weight.clone()], gradient, dw, db);
-    share.clock.lap(Operation::LayerNorm);
 }
 
 /// Several tensors of the flat buffer at once.

@@ -1,4 +1,4 @@
-//! Threads that wait for work: takes a function, runs it once on each thread whenever asked to.
+//! Threads that wait for work: takes a function, runs it once on each thread.
 //!
 //! They start once. Between two rounds of a training step lie microseconds, so a thread that has nothing to do looks for
 //! the next round for a while before it sleeps; to wake it takes some 50 µs.
@@ -16,12 +16,9 @@ use crate::error::{Error, Result};
 /// How long a thread looks for the next round before it sleeps.
 const PATIENCE: Duration = Duration::from_micros(100);
 
-type Work = Arc<dyn Fn(usize) + Send + Sync>;
-
-/// A function and the threads that run it.
+/// The threads.
 pub(crate) struct Pool {
     rounds: Arc<Rounds>,
-    work: Work,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -34,6 +31,8 @@ impl fmt::Debug for Pool {
 /// What the threads and their owner tell each other.
 #[derive(Default)]
 struct Rounds {
+    /// What to do in this round, given the thread's number.
+    work: Mutex<Option<&'static (dyn Fn(usize) + Sync)>>,
     /// The number of rounds begun, or [`END`].
     begun: AtomicUsize,
     /// How many threads have not finished the round.
@@ -51,21 +50,22 @@ struct Rounds {
 const END: usize = usize::MAX;
 
 impl Pool {
-    /// Starts `threads - 1` threads; the caller of [`Pool::run`] is the remaining one. `work` is given the thread's number.
+    /// Starts `threads - 1` threads; the caller of [`Pool::run`] is the remaining one.
     ///
     /// # Errors
     /// When the system refuses to start so many.
-    pub(crate) fn new(threads: usize, work: Work) -> Result<Self> {
-        let mut pool = Self { rounds: Arc::default(), work, threads: Vec::with_capacity(threads - 1) };
+    pub(crate) fn new(threads: usize) -> Result<Self> {
+        let mut pool = Self { rounds: Arc::default(), threads: Vec::with_capacity(threads - 1) };
         // With more threads than cores, one that looks for work keeps another one from working.
         let patience = if threads > cores() { Duration::ZERO } else { PATIENCE };
         for nth in 1..threads {
-            let (rounds, work) = (Arc::clone(&pool.rounds), Arc::clone(&pool.work));
+            let rounds = Arc::clone(&pool.rounds);
             let thread = thread::Builder::new().name(format!("mlm_core {nth}")).spawn(move || {
                 let mut last = 0;
                 while let Some(round) = rounds.next(last, patience) {
                     last = round;
-                    rounds.note_panic(catch_unwind(AssertUnwindSafe(|| work(nth))));
+                    let work = *lock(&rounds.work);
+                    rounds.note_panic(catch_unwind(AssertUnwindSafe(|| work.map(|work| work(nth)))));
                     rounds.working.fetch_sub(1, Ordering::Release);
                 }
             });
@@ -76,19 +76,21 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Runs the function on all threads and returns when all have finished.
+    /// Runs a function on all threads, with the thread's number, and returns when all have finished.
     ///
     /// # Panics
     /// When the function panics on one of them; the others finish, and the pool can be used again.
-    pub(crate) fn run(&mut self) {
+    pub(crate) fn run(&mut self, work: &(dyn Fn(usize) + Sync)) {
         let rounds = &self.rounds;
+        *lock(&rounds.work) = Some(forever(work));
         rounds.working.store(self.threads.len(), Ordering::Relaxed);
         rounds.begin(rounds.begun.load(Ordering::Relaxed) + 1);
-        rounds.note_panic(catch_unwind(AssertUnwindSafe(|| (self.work)(0))));
+        rounds.note_panic(catch_unwind(AssertUnwindSafe(|| work(0))));
         let waiting = Instant::now();
         while rounds.working.load(Ordering::Acquire) > 0 {
             if waiting.elapsed() < PATIENCE { std::hint::spin_loop() } else { thread::yield_now() }
         }
+        *lock(&rounds.work) = None;
         let panic = lock(&rounds.panic).take();
         if let Some(panic) = panic {
             resume_unwind(panic);
@@ -104,6 +106,15 @@ impl Drop for Pool {
             let _ = thread.join();
         }
     }
+}
+
+/// What the threads are given may hold references to what the caller of [`Pool::run`] owns; a type of a thread that was
+/// started long ago cannot say for how long.
+#[allow(unsafe_code)]
+fn forever<'a>(work: &'a (dyn Fn(usize) + Sync + 'a)) -> &'static (dyn Fn(usize) + Sync) {
+    // SAFETY: the lifetime is all that changes. `run`, the only caller, does not return, nor unwind, before every thread
+    // has finished with the function, and takes it back before that.
+    unsafe { std::mem::transmute::<&'a (dyn Fn(usize) + Sync + 'a), &'static (dyn Fn(usize) + Sync)>(work) }
 }
 
 impl Rounds {
@@ -138,7 +149,7 @@ impl Rounds {
         (round != END).then_some(round)
     }
 
-    fn note_panic(&self, result: thread::Result<()>) {
+    fn note_panic<T>(&self, result: thread::Result<T>) {
         if let Err(panic) = result {
             *lock(&self.panic) = Some(panic);
         }
@@ -162,12 +173,10 @@ mod tests {
     #[test]
     fn every_thread_works_once_a_round() {
         for threads in 1..5 {
-            let counts: Arc<Vec<AtomicUsize>> = Arc::new((0..threads).map(|_| AtomicUsize::new(0)).collect());
-            let seen = Arc::clone(&counts);
-            let mut pool =
-                Pool::new(threads, Arc::new(move |nth| _ = seen[nth].fetch_add(1, Ordering::Relaxed))).unwrap();
+            let counts: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
+            let mut pool = Pool::new(threads).unwrap();
             for round in 1..500 {
-                pool.run();
+                pool.run(&|nth| _ = counts[nth].fetch_add(1, Ordering::Relaxed));
                 assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == round));
                 if round % 100 == 0 {
                     thread::sleep(3 * PATIENCE); // The threads fall asleep and are woken again.
@@ -179,14 +188,16 @@ mod tests {
     #[test]
     fn after_a_panic_the_threads_are_there_as_before() {
         for panicking in 0..3 {
-            let round = Arc::new(AtomicUsize::new(0));
-            let of_work = Arc::clone(&round);
-            let work = move |nth| assert!(of_work.load(Ordering::Relaxed) != 1 || nth != panicking, "thread {nth}");
-            let mut pool = Pool::new(3, Arc::new(work)).unwrap();
-            for expected in [true, false, true, true] {
-                let succeeded = catch_unwind(AssertUnwindSafe(|| pool.run())).is_ok();
-                assert_eq!(succeeded, expected);
-                round.fetch_add(1, Ordering::Relaxed);
+            let mut pool = Pool::new(3).unwrap();
+            for round in 0..4 {
+                let ran = Mutex::new(Vec::new());
+                let work = |nth| {
+                    assert!(round != 1 || nth != panicking, "thread {nth}");
+                    lock(&ran).push(nth);
+                };
+                let succeeded = catch_unwind(AssertUnwindSafe(|| pool.run(&work))).is_ok();
+                assert_eq!(succeeded, round != 1);
+                assert_eq!(lock(&ran).len(), if succeeded { 3 } else { 2 });
             }
         }
     }

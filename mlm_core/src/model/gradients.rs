@@ -18,6 +18,8 @@ pub struct Gradients {
     values: Values,
     /// What all values are to be multiplied by: clipping only notes it, the optimizer multiplies as it reads.
     factor: f64,
+    /// The root of the sum of the values' squares, where the encoder knows it.
+    norm: Option<f64>,
 }
 
 impl fmt::Debug for Gradients {
@@ -34,7 +36,7 @@ impl Gradients {
     pub fn zeros(encoder: &dyn Weights) -> Result<Self> {
         let table = Arc::clone(encoder.table());
         let values = Values::zeros(encoder.dtype(), table.parameters())?;
-        Ok(Self { table, values, factor: 1.0 })
+        Ok(Self { table, values, factor: 1.0, norm: None })
     }
 
     /// The names of the weights.
@@ -58,7 +60,7 @@ impl Gradients {
 
     /// The length of the vector of all gradients together.
     pub fn norm(&self) -> f64 {
-        self.values.norm() * self.factor
+        self.norm.unwrap_or_else(|| self.values.norm()) * self.factor
     }
 
     /// Shortens the vector of all gradients together to `max_norm` if it is longer, and returns its length before
@@ -94,8 +96,13 @@ impl Gradients {
             let actual = format!("{} numbers for another ({:?})", self.table.parameters(), self.values.dtype());
             return Err(Error::argument("gradients", expected, actual));
         }
-        self.factor = 1.0;
+        (self.factor, self.norm) = (1.0, None);
         Ok(&mut self.values)
+    }
+
+    /// Notes the norm of the values that have just been written, so that it need not be computed.
+    pub(crate) fn note_norm(&mut self, norm: f64) {
+        self.norm = Some(norm);
     }
 
     pub(crate) fn table(&self) -> &Arc<Table> {

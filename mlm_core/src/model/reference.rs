@@ -22,7 +22,7 @@ use crate::model::encoder::{Encoded, Encoder, Mode};
 use crate::model::gradients::Gradients;
 use crate::model::memory::{self, describe};
 use crate::model::params::{Params, Table};
-use crate::model::weights::{Values, Weights, WeightsMut};
+use crate::model::weights::{Numbers, Part, Rule, Values, Weights};
 use crate::text::batch::{Batch, PaddedBatch};
 
 /// BERT with the masked language modeling head, in candle operations: the layout of Devlin et al. 2019 (Vaswani et al.
@@ -324,10 +324,15 @@ impl Weights for Reference {
     }
 
     /// The weights come from the device and go back to it, because the optimizer computes on the CPU.
-    fn update(&mut self, rule: &mut dyn FnMut(WeightsMut<'_>)) -> Result<()> {
-        match self.dtype {
-            DType::F64 => self.update_as::<f64>(|weights| rule(WeightsMut::F64(weights))),
-            _ => self.update_as::<f32>(|weights| rule(WeightsMut::F32(weights))),
+    fn update(&mut self, gradients: &Values, moments: &mut [Values; 2], rule: Rule<'_>) -> Result<()> {
+        match (gradients, moments) {
+            (Values::F32(gradients), [Values::F32(first), Values::F32(second)]) => self.update_as(|weights| {
+                rule(Part::F32(Numbers { start: 0, weights, gradients, moments: [first, second] }));
+            }),
+            (Values::F64(gradients), [Values::F64(first), Values::F64(second)]) => self.update_as(|weights| {
+                rule(Part::F64(Numbers { start: 0, weights, gradients, moments: [first, second] }));
+            }),
+            _ => unreachable!("an optimizer's numbers are all of one precision"),
         }
     }
 }

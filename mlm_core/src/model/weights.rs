@@ -16,25 +16,39 @@ pub trait Weights {
     /// Their precision, F32 or F64.
     fn dtype(&self) -> DType;
 
-    /// Lets `rule` change them; they lie one after the other in the order of [`crate::Params::names`].
+    /// Lets `rule` change them, all at once or part by part on several threads. The numbers of `gradients` and `moments`
+    /// are those of the weights, in the order of [`crate::Params::names`].
     ///
     /// # Errors
     /// When the device that they are on fails.
-    fn update(&mut self, rule: &mut dyn FnMut(WeightsMut<'_>)) -> Result<()>;
+    fn update(&mut self, gradients: &Values, moments: &mut [Values; 2], rule: Rule<'_>) -> Result<()>;
 }
 
 /// One number for each parameter.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Values {
+pub enum Values {
     F32(Vec<f32>),
     F64(Vec<f64>),
 }
 
-/// All weights, to be changed.
+/// What an optimizer does with some weights.
+pub type Rule<'a> = &'a (dyn Fn(Part<'_>) + Sync);
+
+/// All weights or some that lie side by side, with what the optimizer keeps for each of them.
 #[derive(Debug)]
-pub enum WeightsMut<'a> {
-    F32(&'a mut [f32]),
-    F64(&'a mut [f64]),
+pub enum Part<'a> {
+    F32(Numbers<'a, f32>),
+    F64(Numbers<'a, f64>),
+}
+
+/// The numbers of a [`Part`], in its precision.
+#[derive(Debug)]
+pub struct Numbers<'a, T> {
+    /// The index of the first weight.
+    pub start: usize,
+    pub weights: &'a mut [T],
+    pub gradients: &'a [T],
+    pub moments: [&'a mut [T]; 2],
 }
 
 impl Values {
@@ -58,14 +72,14 @@ impl Values {
     /// The root of the sum of squares.
     pub(crate) fn norm(&self) -> f64 {
         match self {
-            Self::F32(values) => norm(values),
-            Self::F64(values) => norm(values),
+            Self::F32(values) => squared_norm(values).sqrt(),
+            Self::F64(values) => squared_norm(values).sqrt(),
         }
     }
 }
 
-/// Sums in f64, in lanes that the compiler turns into vectors.
-fn norm<T: Copy + Into<f64>>(values: &[T]) -> f64 {
+/// The sum of squares, in f64, in lanes that the compiler turns into vectors.
+pub(crate) fn squared_norm<T: Copy + Into<f64>>(values: &[T]) -> f64 {
     const LANES: usize = 16;
     let mut lanes = [0f64; LANES];
     pulp::Arch::new().dispatch(|| {
@@ -76,5 +90,5 @@ fn norm<T: Copy + Into<f64>>(values: &[T]) -> f64 {
             }
         }
     });
-    lanes.iter().sum::<f64>().sqrt()
+    lanes.iter().sum()
 }

@@ -2,7 +2,6 @@
 //! training loop, which stands in the notebook.
 
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 
 use num_traits::Float;
@@ -11,7 +10,7 @@ use pulp::Arch;
 use crate::error::{Error, Result};
 use crate::model::gradients::Gradients;
 use crate::model::params::Table;
-use crate::model::weights::{Values, Weights, WeightsMut};
+use crate::model::weights::{Numbers, Part, Values, Weights};
 
 /// The settings of AdamW; the default is PyTorch's.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,10 +62,8 @@ pub struct AdamW {
     config: AdamWConfig,
     steps: u32,
     table: Arc<Table>,
-    /// Mean of the gradients (m).
-    first: Values,
-    /// Mean of the squared gradients (v).
-    second: Values,
+    /// Mean of the gradients (m), and of the squared gradients (v).
+    moments: [Values; 2],
 }
 
 impl fmt::Debug for AdamW {
@@ -83,8 +80,8 @@ impl AdamW {
     pub fn new(encoder: &dyn Weights, config: AdamWConfig) -> Result<Self> {
         config.validate()?;
         let table = Arc::clone(encoder.table());
-        let first = Values::zeros(encoder.dtype(), table.parameters())?;
-        Ok(Self { config, steps: 0, table, second: first.clone(), first })
+        let zeros = Values::zeros(encoder.dtype(), table.parameters())?;
+        Ok(Self { config, steps: 0, table, moments: [zeros.clone(), zeros] })
     }
 
     /// The number of steps taken.
@@ -101,8 +98,9 @@ impl AdamW {
             return Err(Error::argument("lr", "0 or a positive, finite learning rate", lr));
         }
         let (values, factor) = gradients.values();
-        let of_encoder = *encoder.table() == self.table && encoder.dtype() == self.first.dtype();
-        if !of_encoder || *gradients.table() != self.table || values.dtype() != self.first.dtype() {
+        let dtype = self.moments[0].dtype();
+        let of_encoder = *encoder.table() == self.table && encoder.dtype() == dtype;
+        if !of_encoder || *gradients.table() != self.table || values.dtype() != dtype {
             let expected =
                 format!("those of the {} weights that the optimizer was made for", self.table.entries().len());
             let actual = format!("{} in {:?}", gradients.table().entries().len(), values.dtype());
@@ -110,11 +108,10 @@ impl AdamW {
         }
         self.steps += 1;
         let rule = Rule { config: &self.config, steps: self.steps, lr, factor };
-        let Self { table, first, second, .. } = self;
-        encoder.update(&mut |weights| match (weights, values, &mut *first, &mut *second) {
-            (WeightsMut::F32(w), Values::F32(g), Values::F32(m), Values::F32(v)) => rule.apply(table, w, g, m, v),
-            (WeightsMut::F64(w), Values::F64(g), Values::F64(m), Values::F64(v)) => rule.apply(table, w, g, m, v),
-            _ => unreachable!("all are of the same type, as checked above"),
+        let Self { table, moments, .. } = self;
+        encoder.update(values, moments, &|part| match part {
+            Part::F32(numbers) => rule.apply(table, numbers),
+            Part::F64(numbers) => rule.apply(table, numbers),
         })
     }
 }
@@ -130,11 +127,17 @@ struct Rule<'a> {
 }
 
 impl Rule<'_> {
-    fn apply<T: Float>(&self, table: &Table, weights: &mut [T], gradients: &[T], first: &mut [T], second: &mut [T]) {
+    fn apply<T: Float>(&self, table: &Table, numbers: Numbers<'_, T>) {
+        let Numbers { start, weights, gradients, moments: [first, second] } = numbers;
         for entry in table.entries() {
+            // As much of the tensor as lies in this part.
+            let at = entry.range.start.max(start)..entry.range.end.min(start + weights.len());
+            if at.is_empty() {
+                continue;
+            }
+            let at = at.start - start..at.end - start;
             let undecayed = entry.name.ends_with(".bias") || entry.name.ends_with("LayerNorm.weight");
             let weight_decay = if undecayed { 0.0 } else { self.config.weight_decay };
-            let at: Range<usize> = entry.range.clone();
             let moments = (&mut first[at.clone()], &mut second[at.clone()]);
             self.apply_to_tensor(weight_decay, &mut weights[at.clone()], &gradients[at], moments);
         }
