@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 /// The kinds of operations that are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
+    /// Sending gradients to other threads, receiving weights from them.
+    Mail,
     /// Copying changed weights into panels.
     Packing,
     Embeddings,
@@ -25,8 +27,8 @@ pub(crate) enum Operation {
 
 impl Operation {
     /// In the order of the variants.
-    const NAMES: [&str; 9] =
-        ["packing", "embeddings", "linear", "attention", "LayerNorm", "GELU", "dropout", "loss", "reduction"];
+    const NAMES: [&str; 10] =
+        ["mail", "packing", "embeddings", "linear", "attention", "LayerNorm", "GELU", "dropout", "loss", "reduction"];
 }
 
 /// The time that one kind of operation took, see [`crate::Engine::take_times`].

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! embeddings -> layer_norm -> dropout -> linear -> attention -> gelu -> loss      over vector and matmul
-//! layers (weights), activations (memory), clock -> pass (the way through the model) -> pool (threads) -> Engine
+//! layers (weights), activations (memory), clock -> pass (the way through the model) -> pool, mail (threads) -> Engine
 //! ```
 
 mod activations;
@@ -16,6 +16,7 @@ mod layer_norm;
 mod layers;
 mod linear;
 mod loss;
+mod mail;
 mod matmul;
 mod pass;
 mod pool;
@@ -37,6 +38,7 @@ use smallvec::SmallVec;
 use crate::engine::activations::Activations;
 use crate::engine::clock::{Clock, Operation};
 use crate::engine::layers::Layers;
+use crate::engine::mail::post;
 use crate::engine::pass::{Pass, Share};
 use crate::engine::pool::{Pool, cores, lock};
 use crate::error::{Error, Result};
@@ -48,14 +50,16 @@ use crate::model::params::{Params, Table};
 use crate::model::weights::{Numbers, Part, Rule, Values, Weights, squared_norm};
 use crate::text::batch::Batch;
 
-/// Numbers that a worker keeps for each parameter: its gradient, and the weight copied twice for the products.
-const WORKER: usize = 3;
+/// Numbers that a worker keeps for each parameter: its weight and gradient, one of them for the others, and the weight
+/// copied twice for the products.
+const WORKER: usize = 5;
 
 /// The model of [`crate::Reference`] written by hand for the CPU, in f32, many times as fast: no padding, no memory
 /// taken in a step once the largest batch has been seen, the sequences of a batch shared between threads.
 ///
-/// Each thread goes through the model with its own sequences and has gradients of its own, which are then added up in the
-/// threads' order: with the same seed and number of threads the same bits come out.
+/// Each thread goes through the model with its own sequences, its own copy of the weights and gradients of its own. A part
+/// of the weights belongs to it: it adds up all threads' gradients for these, updates them and sends them to the others.
+/// With the same seed and number of threads the same bits come out.
 ///
 /// ```
 /// # use mlm_core::{rand::{SeedableRng, rngs::StdRng}, *};
@@ -75,14 +79,16 @@ pub struct Engine {
 }
 
 struct State {
-    weights: Params,
+    /// The weights that the engine was made with.
+    params: Params,
     pool: Pool,
     workers: Vec<Mutex<Worker>>,
-    /// Each worker's gradients.
-    gradients: Vec<RwLock<Vec<f32>>>,
+    /// What each worker has for the others: for the weights that belong to it their values, for all others their
+    /// gradients. Empty when there are no others.
+    mail: Vec<RwLock<Vec<f32>>>,
     batch: Batch,
     mode: Mode,
-    /// The weights have changed since the workers copied them.
+    /// Weights have changed since the workers copied them.
     stale: bool,
     /// A forward pass has left behind what backward needs.
     went_forward: bool,
@@ -96,8 +102,12 @@ enum Step {
     Backward,
 }
 
-/// One thread's memory.
+/// One thread's memory, which no other touches while it works. Two neighbouring lines come into a cache together, so it
+/// starts at a multiple of two.
+#[repr(align(128))]
 struct Worker {
+    weights: Vec<f32>,
+    gradients: Vec<f32>,
     layers: Layers,
     activations: Activations,
     /// Its sequences of the batch.
@@ -136,17 +146,24 @@ impl Engine {
             || format!("{parameters} parameters, each {WORKER} times for each of {threads} threads, and once more");
         memory::check("threads", "an engine", numbers, what)?;
         let config = params.config().clone();
-        let (mut workers, mut gradients) = (Vec::with_capacity(threads), Vec::with_capacity(threads));
+        let (mut workers, mut mail) = (Vec::with_capacity(threads), Vec::with_capacity(threads));
         for _ in 0..threads {
-            let (layers, activations) = (Layers::new(params)?, Activations::new(&config));
-            workers.push(Mutex::new(Worker { layers, activations, sequences: 0..0, loss: 0.0, clock: Clock::new() }));
-            gradients.push(RwLock::new(vec![0.0; parameters]));
+            workers.push(Mutex::new(Worker {
+                weights: params.as_slice().to_vec(),
+                gradients: vec![0.0; parameters],
+                layers: Layers::new(params)?,
+                activations: Activations::new(&config),
+                sequences: 0..0,
+                loss: 0.0,
+                clock: Clock::new(),
+            }));
+            mail.push(RwLock::new(if threads == 1 { Vec::new() } else { params.as_slice().to_vec() }));
         }
         let state = State {
-            weights: params.clone(),
+            params: params.clone(),
             pool: Pool::new(threads)?,
             workers,
-            gradients,
+            mail,
             batch: Batch::with_gaps([], 0),
             mode: Mode::Evaluate,
             stale: true,
@@ -201,7 +218,7 @@ fn copy(batch: &Batch, to: &mut Batch) {
 impl State {
     /// Gives each worker neighbouring sequences, about the same number of tokens for each, and the memory for them.
     fn share_out(&mut self) -> Result<()> {
-        let Self { weights, workers, batch, .. } = self;
+        let Self { params, workers, batch, .. } = self;
         let (tokens, sequences, threads) = (batch.tokens(), batch.sequences(), workers.len());
         let (mut start, mut missing) = (0, 0usize);
         for (nth, worker) in workers.iter_mut().enumerate() {
@@ -215,7 +232,7 @@ impl State {
             let worker = worker.get_mut().unwrap_or_else(PoisonError::into_inner);
             worker.sequences = start..end;
             let size = Share::new(batch, worker.sequences.clone()).size();
-            missing = missing.saturating_add(worker.activations.missing(weights.config(), size));
+            missing = missing.saturating_add(worker.activations.missing(params.config(), size));
             start = end;
         }
         if missing > 0 {
@@ -224,36 +241,42 @@ impl State {
         for worker in workers {
             let worker = worker.get_mut().unwrap_or_else(PoisonError::into_inner);
             let size = Share::new(batch, worker.sequences.clone()).size();
-            worker.activations.fit(weights.config(), size);
+            worker.activations.fit(params.config(), size);
         }
         Ok(())
     }
 
     /// Takes one step on all threads.
     fn run(&mut self, step: Step) {
-        let Self { weights, pool, workers, gradients, batch, mode, stale, .. } = self;
+        let Self { params, pool, workers, mail, batch, mode, stale, .. } = self;
+        let owned = Owned::new(params.len(), workers.len());
         pool.run(&|nth| {
-            let Worker { layers, activations, sequences, loss, clock } = &mut *lock(&workers[nth]);
+            let Worker { weights, gradients, layers, activations, sequences, loss, clock } = &mut *lock(&workers[nth]);
             clock.start(step == Step::Backward);
             if *stale {
-                layers.pack(weights.as_slice());
+                for other in owned.others(nth) {
+                    weights[owned.by(other)].copy_from_slice(&read(&mail[other])[owned.by(other)]);
+                }
+                clock.lap(Operation::Mail);
+                layers.pack(weights);
                 clock.lap(Operation::Packing);
             }
-            if Range::is_empty(sequences) {
-                write(&gradients[nth]).fill(0.0);
-                *loss = 0.0;
-                return;
-            }
-            let pass = Pass {
-                config: weights.config(),
-                mode: *mode,
-                share: Share::new(batch, sequences.clone()),
-                weights: weights.as_slice(),
-                layers,
-                clock,
-            };
+            let idle = Range::is_empty(sequences);
+            let (config, share) = (params.config(), Share::new(batch, sequences.clone()));
+            let pass = Pass { config, mode: *mode, share, weights, layers, clock };
             match step {
-                Step::Backward => pass.backward(activations, &mut write(&gradients[nth])),
+                Step::Backward => {
+                    if idle {
+                        gradients.fill(0.0);
+                    } else {
+                        pass.backward(activations, gradients);
+                    }
+                    for other in owned.others(nth) {
+                        post(&gradients[owned.by(other)], &mut write(&mail[nth])[owned.by(other)]);
+                    }
+                    clock.lap(Operation::Mail);
+                }
+                _ if idle => *loss = 0.0,
                 step => {
                     pass.encode(activations);
                     if step != Step::Encode {
@@ -270,18 +293,17 @@ impl State {
 
     /// Adds up the workers' gradients; returns the root of the sum of their squares.
     fn reduce(&mut self, sum: &mut [f32]) -> f64 {
-        let Self { pool, workers, gradients, .. } = self;
-        let length = part_length(sum.len(), workers.len());
-        let parts: Parts<_> = sum.chunks_mut(length).map(|part| Mutex::new((part, 0.0))).collect();
+        let Self { pool, workers, mail, .. } = self;
+        let owned = Owned::new(sum.len(), workers.len());
+        let parts: Parts<_> = sum.chunks_mut(owned.length).map(|part| Mutex::new((part, 0.0))).collect();
         pool.run(&|nth| {
             let Some(part) = parts.get(nth) else { return };
             let (sum, squares) = &mut *lock(part);
-            let clock = &lock(&workers[nth]).clock;
+            let Worker { gradients, clock, .. } = &*lock(&workers[nth]);
             clock.start(true);
-            let from = nth * length;
-            sum.copy_from_slice(&read(&gradients[0])[from..from + sum.len()]);
-            for gradients in &gradients[1..] {
-                pass::add(sum, &read(gradients)[from..from + sum.len()]);
+            sum.copy_from_slice(&gradients[owned.by(nth)]);
+            for other in owned.others(nth) {
+                pass::add(sum, &read(&mail[other])[owned.by(nth)]);
             }
             *squares = squared_norm(sum);
             clock.lap(Operation::Reduction);
@@ -290,13 +312,31 @@ impl State {
     }
 }
 
+/// Which weights belong to which worker: to each as many, in whole lines of a cache.
+#[derive(Clone, Copy, Debug)]
+struct Owned {
+    weights: usize,
+    workers: usize,
+    /// How many belong to one; fewer, or none, to the last ones.
+    length: usize,
+}
+
+impl Owned {
+    fn new(weights: usize, workers: usize) -> Self {
+        Self { weights, workers, length: weights.div_ceil(workers).next_multiple_of(16) }
+    }
+
+    fn by(self, worker: usize) -> Range<usize> {
+        self.weights.min(worker * self.length)..self.weights.min((worker + 1) * self.length)
+    }
+
+    fn others(self, worker: usize) -> impl Iterator<Item = usize> {
+        (0..self.workers).filter(move |&other| other != worker)
+    }
+}
+
 /// One part of something for each thread; without taking memory for up to 16 of them.
 type Parts<T> = SmallVec<[Mutex<T>; 16]>;
-
-/// The length of the parts of `count` numbers: whole cache lines.
-fn part_length(count: usize, threads: usize) -> usize {
-    count.div_ceil(threads).next_multiple_of(16)
-}
 
 impl Encoder for Engine {
     fn config(&self) -> &ModelConfig {
@@ -304,7 +344,13 @@ impl Encoder for Engine {
     }
 
     fn params(&self) -> Result<Params> {
-        Ok(lock(&self.state).weights.clone())
+        let State { params, workers, .. } = &*lock(&self.state);
+        let mut params = params.clone();
+        let owned = Owned::new(params.len(), workers.len());
+        for (nth, worker) in workers.iter().enumerate() {
+            params.as_mut_slice()[owned.by(nth)].copy_from_slice(&lock(worker).weights[owned.by(nth)]);
+        }
+        Ok(params)
     }
 
     fn forward(&mut self, batch: &Batch, mode: Mode) -> Result<f64> {
@@ -381,15 +427,17 @@ impl Weights for Engine {
         let (Values::F32(gradients), [Values::F32(first), Values::F32(second)]) = (gradients, moments) else {
             unreachable!("an engine computes in f32, and so does its optimizer");
         };
-        let State { weights, pool, workers, stale, went_forward, .. } = &mut *lock(&self.state);
-        let length = part_length(gradients.len(), workers.len());
-        let weights = weights.as_mut_slice().chunks_mut(length).zip(gradients.chunks(length));
-        let moments = first.chunks_mut(length).zip(second.chunks_mut(length));
-        let parts: Parts<_> = weights.zip(moments).map(|part| Mutex::new(Some(part))).collect();
+        let State { pool, workers, mail, stale, went_forward, .. } = &mut *lock(&self.state);
+        let owned = Owned::new(gradients.len(), workers.len());
+        let moments = first.chunks_mut(owned.length).zip(second.chunks_mut(owned.length));
+        let moments: Parts<_> = moments.map(|part| Mutex::new(Some(part))).collect();
         pool.run(&|nth| {
-            let part = parts.get(nth).and_then(|part| lock(part).take());
-            if let Some(((weights, gradients), (first, second))) = part {
-                rule(Part::F32(Numbers { start: nth * length, weights, gradients, moments: [first, second] }));
+            let Some((first, second)) = moments.get(nth).and_then(|part| lock(part).take()) else { return };
+            let weights = &mut lock(&workers[nth]).weights[owned.by(nth)];
+            let (start, gradients) = (owned.by(nth).start, &gradients[owned.by(nth)]);
+            rule(Part::F32(Numbers { start, weights, gradients, moments: [first, second] }));
+            if workers.len() > 1 {
+                post(weights, &mut write(&mail[nth])[owned.by(nth)]);
             }
         });
         (*stale, *went_forward) = (true, false);
