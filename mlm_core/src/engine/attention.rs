@@ -21,7 +21,7 @@
 
 use std::ops::Range;
 
-use pulp::Arch;
+use pulp::{Arch, Simd, with_simd};
 
 use crate::engine::dropout::Dropout;
 use crate::engine::matmul::{Matrix, Panels, Start, Target, multiply};
@@ -125,18 +125,10 @@ pub(crate) fn backward(
         multiply(dcontext, panels.right(values.transposed()), Start::Zero, Target::new(scores, length)); // dP'
         let dropped = Matrix::new(drop(shape, rows.clone(), head, probabilities, dropped), length);
         multiply(dropped.transposed(), panels.right(dcontext), Start::Zero, shape.part_mut(dqkv, 2, head)); // dv
-        Arch::new().dispatch(|| {
-            let pairs = scores.chunks_exact_mut(length).zip(probabilities.chunks_exact(length));
-            for ((gradient, p), row) in pairs.zip(rows.clone()) {
-                if let Some(dropout) = shape.row_dropout(row, head) {
-                    dropout.apply(gradient);
-                }
-                let mean = vector::dot(gradient, p); // Σ p dp
-                for (gradient, p) in gradient.iter_mut().zip(p) {
-                    *gradient = shape.scale() * p * (*gradient - mean); // ds / √head_dim
-                }
-            }
-        });
+        if shape.dropout.is_some() {
+            drop_rows(shape, rows.clone(), head, scores); // dP
+        }
+        softmax_backward(scores, probabilities, length, shape.scale());
         let scores = Matrix::new(scores, length);
         multiply(scores, panels.right(keys), Start::Zero, shape.part_mut(dqkv, 0, head)); // dq
         multiply(scores.transposed(), panels.right(queries), Start::Zero, shape.part_mut(dqkv, 1, head)); // dk
@@ -145,19 +137,32 @@ pub(crate) fn backward(
 
 /// softmax(scale s) of each row, in its place. The largest score is subtracted first: e^0 = 1 is then the largest
 /// exponential, and nothing overflows.
-fn softmax(scores: &mut [f32], length: usize, scale: f32) {
-    Arch::new().dispatch(|| {
-        for row in scores.chunks_exact_mut(length) {
-            let largest = vector::max(row);
-            for score in row.iter_mut() {
-                *score = vector::exp(scale * (*score - largest));
-            }
-            let share = 1.0 / vector::sum(row);
-            for score in row.iter_mut() {
-                *score *= share;
-            }
+#[with_simd(softmax = Arch::new())]
+#[inline(always)]
+fn softmax_simd<S: Simd>(simd: S, scores: &mut [f32], length: usize, scale: f32) {
+    for row in scores.chunks_exact_mut(length) {
+        let largest = vector::max(simd, row);
+        let sum = vector::exponentials(simd, row, scale, largest);
+        vector::scale(row, 1.0 / sum);
+    }
+}
+
+/// dP becomes scale dS.
+#[with_simd(softmax_backward = Arch::new())]
+#[inline(always)]
+fn softmax_backward_simd<'a, S: Simd>(
+    simd: S,
+    gradients: &'a mut [f32],
+    probabilities: &'a [f32],
+    length: usize,
+    scale: f32,
+) {
+    for (gradient, p) in gradients.chunks_exact_mut(length).zip(probabilities.chunks_exact(length)) {
+        let mean = vector::dot(simd, gradient, p); // Σ p dp
+        for (gradient, p) in gradient.iter_mut().zip(p) {
+            *gradient = scale * p * (*gradient - mean);
         }
-    });
+    }
 }
 
 /// P', which is P where nothing is dropped.
@@ -171,17 +176,21 @@ fn drop<'a>(
     if shape.dropout.is_none() {
         return probabilities;
     }
-    let length = rows.len();
     let dropped = &mut dropped[..probabilities.len()];
     dropped.copy_from_slice(probabilities);
-    Arch::new().dispatch(|| {
-        for (dropped, row) in dropped.chunks_exact_mut(length).zip(rows) {
-            if let Some(dropout) = shape.row_dropout(row, head) {
-                dropout.apply(dropped);
-            }
-        }
-    });
+    drop_rows(shape, rows, head, dropped);
     dropped
+}
+
+/// Drops some of a head's probabilities, or of their gradients.
+#[with_simd(drop_rows = Arch::new())]
+#[inline(always)]
+fn drop_rows_simd<S: Simd>(_simd: S, shape: Heads, rows: Range<usize>, head: usize, probabilities: &mut [f32]) {
+    for (probabilities, row) in probabilities.chunks_exact_mut(rows.len()).zip(rows) {
+        if let Some(dropout) = shape.row_dropout(row, head) {
+            dropout.apply(probabilities);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! y_i = f_i x_i,  f_i = 0 with probability p, else 1 / (1 - p)        dx_i = f_i dy_i
 //! ```
 
-use pulp::Arch;
+use pulp::{Arch, Simd, with_simd};
 
 use crate::model::dropout::{RowDropout, Site};
 
@@ -18,11 +18,11 @@ pub(crate) struct Dropout {
 }
 
 /// Forward and backward: x = f x for rows of `columns` units, the first of which is row `first` of the batch.
-pub(crate) fn apply(dropout: Option<Dropout>, first: usize, columns: usize, x: &mut [f32]) {
+#[with_simd(apply = Arch::new())]
+#[inline(always)]
+pub(crate) fn apply_simd<S: Simd>(_simd: S, dropout: Option<Dropout>, first: usize, columns: usize, x: &mut [f32]) {
     let Some(Dropout { seed, site, probability }) = dropout else { return };
-    Arch::new().dispatch(|| {
-        for (row, x) in x.chunks_exact_mut(columns).enumerate() {
-            RowDropout::new(seed, site, (first + row) as u64, probability).apply(x);
-        }
-    });
+    for (row, x) in x.chunks_exact_mut(columns).enumerate() {
+        RowDropout::new(seed, site, (first + row) as u64, probability).apply(x);
+    }
 }

@@ -9,28 +9,31 @@
 //!
 //! Φ and φ share one exponential, so forward computes the slope as well and leaves it in x's place.
 
-use pulp::Arch;
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+
+use pulp::{Arch, Simd, with_simd};
 
 use crate::engine::vector;
 
 /// y = x Φ(x); x becomes dy/dx.
-pub(crate) fn forward(x: &mut [f32], y: &mut [f32]) {
-    Arch::new().dispatch(|| {
-        for (x, y) in x.iter_mut().zip(y) {
-            let (share, density) = normal(*x);
-            *y = *x * share;
-            *x = share + *x * density;
-        }
-    });
+#[with_simd(forward = Arch::new())]
+#[inline(always)]
+pub(crate) fn forward_simd<'a, S: Simd>(simd: S, x: &'a mut [f32], y: &'a mut [f32]) {
+    for (x, y) in x.chunks_mut(S::F32_LANES).zip(y.chunks_mut(S::F32_LANES)) {
+        let input = vector::load(simd, x);
+        let (share, density) = normal(simd, input);
+        vector::store(simd, y, simd.mul_f32s(input, share));
+        vector::store(simd, x, simd.mul_add_e_f32s(input, density, share));
+    }
 }
 
 /// dx = dy (dy/dx), in dy's place.
-pub(crate) fn backward(slope: &[f32], gradient: &mut [f32]) {
-    Arch::new().dispatch(|| {
-        for (gradient, slope) in gradient.iter_mut().zip(slope) {
-            *gradient *= slope;
-        }
-    });
+#[with_simd(backward = Arch::new())]
+#[inline(always)]
+pub(crate) fn backward_simd<'a, S: Simd>(_simd: S, slope: &'a [f32], gradient: &'a mut [f32]) {
+    for (gradient, slope) in gradient.iter_mut().zip(slope) {
+        *gradient *= slope;
+    }
 }
 
 /// Φ(x) and φ(x), within 2e-7.
@@ -39,19 +42,24 @@ pub(crate) fn backward(slope: &[f32], gradient: &mut [f32]) {
 /// t = 1 / (1 + 0.3 |x|), the form of Abramowitz and Stegun 1964, 7.1.26, fitted anew for least absolute error.
 #[inline(always)]
 #[allow(clippy::excessive_precision)]
-fn normal(x: f32) -> (f32, f32) {
-    let bell = vector::exp(-0.5 * x * x);
-    let t = 1.0 / (1.0 + 0.3 * x.abs());
-    let tail = -0.158_934_57 + t * 3.608_905_5e-2;
-    let tail = 0.209_347_72 + t * tail;
-    let tail = -5.645_122_3e-2 + t * tail;
-    let tail = 0.130_033_17 + t * tail;
-    let tail = 9.946_491e-2 + t * tail;
-    let tail = 0.120_826_34 + t * tail;
-    let tail = 0.119_624_54 + t * tail;
-    let beyond = bell * t * tail;
-    let share = if x > 0.0 { 1.0 - beyond } else { beyond };
-    (share, bell * (0.5 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2))
+fn normal<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
+    const POWERS: [f32; 8] = [
+        0.119_624_54,
+        0.120_826_34,
+        9.946_491e-2,
+        0.130_033_17,
+        -5.645_122_3e-2,
+        0.209_347_72,
+        -0.158_934_57,
+        3.608_905_5e-2,
+    ];
+    let number = |value: f32| simd.splat_f32s(value);
+    let bell = vector::exp(simd, simd.mul_f32s(simd.mul_f32s(number(-0.5), x), x));
+    let t = simd.div_f32s(number(1.0), simd.mul_add_e_f32s(number(0.3), simd.abs_f32s(x), number(1.0)));
+    let beyond = simd.mul_f32s(simd.mul_f32s(bell, t), vector::polynomial(simd, t, POWERS));
+    let below = simd.greater_than_f32s(x, number(0.0));
+    let share = simd.select_f32s(below, simd.sub_f32s(number(1.0), beyond), beyond);
+    (share, simd.mul_f32s(bell, number(0.5 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2)))
 }
 
 #[cfg(test)]

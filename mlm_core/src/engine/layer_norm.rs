@@ -14,57 +14,66 @@
 //! dx_j = Σ_i dn_i ∂n_i/∂x_j = r (dn_j - mean(dn) - n_j mean(dn n))
 //! ```
 
-use pulp::Arch;
+use pulp::{Arch, Simd, with_simd};
 
 use crate::engine::vector;
 
 /// y = w n + b; x becomes n. `scale` receives r for each row `[tokens]`.
-pub(crate) fn forward(x: &mut [f32], weight: &[f32], bias: &[f32], eps: f32, scale: &mut [f32], y: &mut [f32]) {
+#[with_simd(forward = Arch::new())]
+#[inline(always)]
+pub(crate) fn forward_simd<'a, S: Simd>(
+    simd: S,
+    x: &'a mut [f32],
+    weight: &'a [f32],
+    bias: &'a [f32],
+    eps: f32,
+    scale: &'a mut [f32],
+    y: &'a mut [f32],
+) {
     let columns = weight.len();
-    Arch::new().dispatch(|| {
-        let rows = x.chunks_exact_mut(columns).zip(y.chunks_exact_mut(columns)).zip(scale);
-        for ((x, y), scale) in rows {
-            let mean = vector::sum(x) / columns as f32;
-            for x in x.iter_mut() {
-                *x -= mean;
-            }
-            *scale = 1.0 / (vector::dot(x, x) / columns as f32 + eps).sqrt();
-            for (((x, y), w), b) in x.iter_mut().zip(y).zip(weight).zip(bias) {
-                *x *= *scale;
-                *y = w * *x + b;
-            }
+    let rows = x.chunks_exact_mut(columns).zip(y.chunks_exact_mut(columns)).zip(scale);
+    for ((x, y), scale) in rows {
+        let mean = vector::sum(simd, x) / columns as f32;
+        for x in x.iter_mut() {
+            *x -= mean;
         }
-    });
+        *scale = 1.0 / (vector::dot(simd, x, x) / columns as f32 + eps).sqrt();
+        for (((x, y), w), b) in x.iter_mut().zip(y).zip(weight).zip(bias) {
+            *x *= *scale;
+            *y = w * *x + b;
+        }
+    }
 }
 
 /// dx in the place of dy; dw and db are written anew. `normal` is n and `scale` r, as forward left them.
-pub(crate) fn backward(
-    normal: &[f32],
-    scale: &[f32],
-    weight: &[f32],
-    gradient: &mut [f32],
-    dw: &mut [f32],
-    db: &mut [f32],
+#[with_simd(backward = Arch::new())]
+#[inline(always)]
+pub(crate) fn backward_simd<'a, S: Simd>(
+    simd: S,
+    normal: &'a [f32],
+    scale: &'a [f32],
+    weight: &'a [f32],
+    gradient: &'a mut [f32],
+    dw: &'a mut [f32],
+    db: &'a mut [f32],
 ) {
     let columns = weight.len();
     dw.fill(0.0);
     db.fill(0.0);
-    Arch::new().dispatch(|| {
-        let rows = gradient.chunks_exact_mut(columns).zip(normal.chunks_exact(columns)).zip(scale);
-        for ((gradient, n), scale) in rows {
-            let of_weights = dw.iter_mut().zip(db.iter_mut());
-            for (((dy, n), (dw, db)), w) in gradient.iter_mut().zip(n).zip(of_weights).zip(weight) {
-                *dw += *dy * n;
-                *db += *dy;
-                *dy *= w;
-            }
-            let mean = vector::sum(gradient) / columns as f32;
-            let mean_with_n = vector::dot(gradient, n) / columns as f32;
-            for (dn, n) in gradient.iter_mut().zip(n) {
-                *dn = scale * (*dn - mean - n * mean_with_n);
-            }
+    let rows = gradient.chunks_exact_mut(columns).zip(normal.chunks_exact(columns)).zip(scale);
+    for ((gradient, n), scale) in rows {
+        let of_weights = dw.iter_mut().zip(db.iter_mut());
+        for (((dy, n), (dw, db)), w) in gradient.iter_mut().zip(n).zip(of_weights).zip(weight) {
+            *dw += *dy * n;
+            *db += *dy;
+            *dy *= w;
         }
-    });
+        let mean = vector::sum(simd, gradient) / columns as f32;
+        let mean_with_n = vector::dot(simd, gradient, n) / columns as f32;
+        for (dn, n) in gradient.iter_mut().zip(n) {
+            *dn = scale * (*dn - mean - n * mean_with_n);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@
 //!
 //! The decoder is a linear layer too, whose W are the word embeddings.
 
-use pulp::Arch;
+use pulp::{Arch, Simd, with_simd};
 
 use crate::engine::matmul::{Matrix, Panels, Start, Target, multiply};
 use crate::engine::vector;
@@ -43,14 +43,19 @@ pub(crate) fn forward(x: Matrix<'_>, weight: Matrix<'_>, packed: &PackedWeight, 
 
 /// The gradients of the layer's weights: dW = dyᵀ x, db = Σ dy. `panels` is room to work in.
 pub(crate) fn backward_weights(x: Matrix<'_>, dy: Matrix<'_>, dw: &mut [f32], db: &mut [f32], panels: &mut Panels) {
-    db.fill(0.0);
-    Arch::new().dispatch(|| {
-        for row in dy.rows() {
-            vector::add(db, row);
-        }
-    });
+    sum_rows(dy, db);
     let from = x.columns();
     multiply(dy.transposed(), panels.right(x), Start::Zero, Target::new(dw, from));
+}
+
+/// The sum of all rows.
+#[with_simd(sum_rows = Arch::new())]
+#[inline(always)]
+fn sum_rows_simd<'a, S: Simd>(_simd: S, rows: Matrix<'a>, sum: &'a mut [f32]) {
+    sum.fill(0.0);
+    for row in rows.rows() {
+        vector::add(sum, row);
+    }
 }
 
 /// The gradient of the layer's input: dx = dy W, added to what is there or not.

@@ -9,29 +9,30 @@
 //! The gradient is the prediction minus the truth. The largest logit is subtracted from all of a row, which changes
 //! nothing but keeps the exponentials from overflowing.
 
-use pulp::Arch;
+use pulp::{Arch, Simd, with_simd};
 
 use crate::engine::vector;
 
 /// The sum of the rows' losses; each row of logits becomes its gradient, times `share`: 1 / masked, when the mean over
 /// the masked rows of the whole batch is asked for.
-pub(crate) fn softmax_cross_entropy(logits: &mut [f32], targets: &[u32], vocab: usize, share: f32) -> f64 {
+#[with_simd(softmax_cross_entropy = Arch::new())]
+#[inline(always)]
+pub(crate) fn softmax_cross_entropy_simd<'a, S: Simd>(
+    simd: S,
+    logits: &'a mut [f32],
+    targets: &'a [u32],
+    vocab: usize,
+    share: f32,
+) -> f64 {
     let mut loss = 0.0;
-    Arch::new().dispatch(|| {
-        for (z, &target) in logits.chunks_exact_mut(vocab).zip(targets) {
-            let (target, largest) = (target as usize, vector::max(z));
-            let above = z[target] - largest;
-            for z in z.iter_mut() {
-                *z = vector::exp(*z - largest);
-            }
-            let sum = vector::sum(z);
-            loss += f64::from(sum).ln() - f64::from(above);
-            for z in z.iter_mut() {
-                *z *= share / sum;
-            }
-            z[target] -= share;
-        }
-    });
+    for (z, &target) in logits.chunks_exact_mut(vocab).zip(targets) {
+        let (target, largest) = (target as usize, vector::max(simd, z));
+        let above = z[target] - largest;
+        let sum = vector::exponentials(simd, z, 1.0, largest);
+        loss += f64::from(sum).ln() - f64::from(above);
+        vector::scale(z, share / sum);
+        z[target] -= share;
+    }
     loss
 }
 

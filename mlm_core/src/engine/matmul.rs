@@ -302,7 +302,7 @@ fn add_products<'a, S: Simd, const VECTORS: usize, const ROWS: usize>(
         for row in 0..ROWS {
             let left = simd.splat_f32s(column(row));
             for vector in 0..VECTORS {
-                sums[row][vector] = simd.mul_add_f32s(left, right[vector], sums[row][vector]);
+                sums[row][vector] = simd.mul_add_e_f32s(left, right[vector], sums[row][vector]);
             }
         }
     }

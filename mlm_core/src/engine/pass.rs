@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use pulp::Arch;
+use pulp::{Arch, Simd, with_simd};
 
 use crate::engine::activations::{Activations, Normal, Scratch, Size};
 use crate::engine::attention::{self, Heads};
@@ -319,8 +319,10 @@ impl Pass<'_> {
 }
 
 /// y += x.
-pub(crate) fn add(y: &mut [f32], x: &[f32]) {
-    Arch::new().dispatch(|| vector::add(y, x));
+#[with_simd(add = Arch::new())]
+#[inline(always)]
+pub(crate) fn add_simd<'a, S: Simd>(_simd: S, y: &'a mut [f32], x: &'a [f32]) {
+    vector::add(y, x);
 }
 
 /// Several tensors of the flat buffer at once.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use candle_core::DType;
+use pulp::{Arch, Simd, with_simd};
 
 use crate::error::{Error, Result};
 use crate::model::params::Table;
@@ -79,16 +80,19 @@ impl Values {
 }
 
 /// The sum of squares, in f64, in lanes that the compiler turns into vectors.
-pub(crate) fn squared_norm<T: Copy + Into<f64>>(values: &[T]) -> f64 {
+#[with_simd(squared_norm = Arch::new())]
+#[inline(always)]
+pub(crate) fn squared_norm_simd<S: Simd, T: Copy + Into<f64>>(_simd: S, values: &[T]) -> f64 {
     const LANES: usize = 16;
     let mut lanes = [0f64; LANES];
-    pulp::Arch::new().dispatch(|| {
-        for chunk in values.chunks(LANES) {
-            for (lane, &value) in lanes.iter_mut().zip(chunk) {
-                let value: f64 = value.into();
-                *lane += value * value;
-            }
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut add = |chunk: &[T]| {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            let value: f64 = value.into();
+            *lane += value * value;
         }
-    });
+    };
+    chunks.iter().for_each(|chunk| add(chunk));
+    add(rest);
     lanes.iter().sum()
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use num_traits::Float;
-use pulp::Arch;
+use pulp::{Arch, Simd, with_simd};
 
 use crate::error::{Error, Result};
 use crate::model::gradients::Gradients;
@@ -152,22 +152,48 @@ impl Rule<'_> {
     ) {
         let number = |value: f64| T::from(value).expect("every f64 has a nearest f32");
         let AdamWConfig { beta1, beta2, eps, .. } = *self.config;
-        let (first, second) = moments;
-        // The corrections by 1 - beta^t, taken out of the loop.
-        let step_size = number(self.lr / (1.0 - beta1.powf(f64::from(self.steps))));
-        let correction = number((1.0 - beta2.powf(f64::from(self.steps))).sqrt().recip());
-        let decay = number(1.0 - self.lr * weight_decay);
-        let (factor, eps) = (number(self.factor), number(eps));
-        let (keep1, add1) = (number(beta1), number(1.0 - beta1));
-        let (keep2, add2) = (number(beta2), number(1.0 - beta2));
-        Arch::new().dispatch(|| {
-            for (((w, &g), m), v) in weights.iter_mut().zip(gradients).zip(first).zip(second) {
-                let g = factor * g;
-                *m = keep1 * *m + add1 * g;
-                *v = keep2 * *v + add2 * g * g;
-                *w = decay * *w - step_size * *m / (v.sqrt() * correction + eps);
-            }
-        });
+        let coefficients = Coefficients {
+            factor: number(self.factor),
+            keep: [number(beta1), number(beta2)],
+            add: [number(1.0 - beta1), number(1.0 - beta2)],
+            // The corrections by 1 - beta^t, taken out of the loop.
+            step_size: number(self.lr / (1.0 - beta1.powf(f64::from(self.steps)))),
+            correction: number((1.0 - beta2.powf(f64::from(self.steps))).sqrt().recip()),
+            decay: number(1.0 - self.lr * weight_decay),
+            eps: number(eps),
+        };
+        update(coefficients, weights, gradients, moments);
+    }
+}
+
+/// What a step's update of one tensor is made of.
+#[derive(Clone, Copy)]
+struct Coefficients<T> {
+    factor: T,
+    keep: [T; 2],
+    add: [T; 2],
+    step_size: T,
+    correction: T,
+    decay: T,
+    eps: T,
+}
+
+#[with_simd(update = Arch::new())]
+#[inline(always)]
+fn update_simd<'a, S: Simd, T: Float>(
+    _simd: S,
+    coefficients: Coefficients<T>,
+    weights: &'a mut [T],
+    gradients: &'a [T],
+    moments: (&'a mut [T], &'a mut [T]),
+) {
+    let Coefficients { factor, keep, add, step_size, correction, decay, eps } = coefficients;
+    let (first, second) = moments;
+    for (((w, &g), m), v) in weights.iter_mut().zip(gradients).zip(first).zip(second) {
+        let g = factor * g;
+        *m = keep[0] * *m + add[0] * g;
+        *v = keep[1] * *v + add[1] * g * g;
+        *w = decay * *w - step_size * *m / (v.sqrt() * correction + eps);
     }
 }
 
