@@ -1,0 +1,169 @@
+"""Measures `mlm bench` and its peers in turns; `scripts/bench` says how to call it and installs what it needs."""
+
+import argparse
+import csv
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FIGURE = ROOT / "notebooks/figures/speed.svg"
+SIZE = ["vocab_size", "d_model", "layers", "heads", "d_ff", "batch_size", "seq_len"]
+SIZES = {
+    "lab": (1000, 64, 2, 4, 256, 8, 32),
+    "lab, 32 x 32": (1000, 64, 2, 4, 256, 32, 32),
+    "5.3M": (8000, 256, 4, 4, 1024, 32, 64),
+}
+# From 50 thousand parameters to 20 million.
+CURVE = {
+    "curve 1": (500, 48, 1, 4, 192, 8, 32),
+    "curve 2": (1000, 64, 2, 4, 256, 16, 32),
+    "curve 3": (2000, 128, 2, 4, 512, 16, 64),
+    "curve 4": (4000, 192, 4, 4, 768, 32, 64),
+    "curve 5": (8000, 256, 4, 4, 1024, 32, 64),
+    "curve 6": (8000, 384, 8, 6, 1536, 64, 128),
+}
+ENGINE = "mlm_core"
+PEERS = {
+    "BertForMaskedLM": ["bert"],
+    "BertForMaskedLM, compiled": ["bert", "--compile"],
+    "TransformerEncoder": ["encoder"],
+    "TransformerEncoder, compiled": ["encoder", "--compile"],
+    "JAX, jitted": ["jax"],
+}
+COLUMNS = ["date", "machine", "cores", "threads", "size", *SIZE, "peer", "version", "precision", "round",
+           "parameters", "ms_per_step_median", "tokens_per_second", "gflops", "sgemm_gflops"]
+
+
+def measure(command, threads):
+    """The JSON object in the last line of what a program says; none when it fails."""
+    # The libraries that PyTorch multiplies with start threads of their own.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        print(f"bench: {' '.join(map(str, command))} failed:\n{done.stderr[-2000:]}", file=sys.stderr)
+        return None
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def steps(size):
+    """Enough for a median, few where one takes a second."""
+    vocab, d_model, layers, _, d_ff, batch, seq = SIZES.get(size) or CURVE[size]
+    numbers = (layers * (4 * d_model**2 + 2 * d_model * d_ff) + 0.15 * vocab * d_model) * batch * seq
+    return max(10, min(300, round(1e10 / numbers)))
+
+
+def runs(quick):
+    """What is measured, in order: (size, threads, precision)."""
+    if quick:
+        return [(size, 2, "f32") for size in SIZES]
+    plans = [(size, threads, "f32") for size in SIZES for threads in (2, 1)]
+    return plans + [(size, 2, "bf16") for size in SIZES] + [(size, 2, "f32") for size in CURVE]
+
+
+def peers(quick, precision):
+    if quick:  # to compile takes most of the time
+        return {name: peer for name, peer in PEERS.items() if name != "BertForMaskedLM, compiled"}
+    return PEERS
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    date, rounds = datetime.datetime.now(), 1 if quick else 3
+    path = ROOT / f"target/bench/{date:%Y-%m-%d-%H%M}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS)
+        table.writeheader()
+        for size, threads, precision in runs(quick):
+            print(f"\n{size}, {threads} thread{'s' * (threads > 1)}, {precision}", flush=True)
+            numbers = dict(zip(SIZE, SIZES.get(size) or CURVE[size]))
+            arguments = [f"--{name.replace('_', '-')}={value}" for name, value in numbers.items()]
+            arguments += [f"--steps={steps(size)}", f"--threads={threads}"]
+            for turn in range(rounds):
+                for name, peer in {ENGINE: None, **peers(quick, precision)}.items():
+                    if peer:
+                        command = [sys.executable, ROOT / "scripts/peers.py", *peer, f"--precision={precision}"]
+                    else:
+                        command = [ROOT / "target/release/mlm", "bench", "--json"]
+                    outcome = measure(command + arguments, threads)
+                    if outcome is None:
+                        continue
+                    # The engine computes in f32, whatever the others do.
+                    row = {"date": f"{date:%Y-%m-%d %H:%M}", "machine": machine(), "cores": os.cpu_count(), "peer": name,
+                           "threads": threads, "size": size, "precision": precision if peer else "f32", "round": turn,
+                           **numbers, **{key: value for key, value in outcome.items() if key in COLUMNS}}
+                    rows.append(row | {"plan": (size, threads, precision)})
+                    table.writerow(row)
+                    file.flush()
+                    print(f"  {name:30} {outcome['ms_per_step_median']:10.3f} ms", flush=True)
+    report(rows)
+    print(f"\nbench: {path.relative_to(ROOT)}")
+    if not quick:
+        draw(rows)
+        print(f"bench: {FIGURE.relative_to(ROOT)}")
+
+
+def machine():
+    """The processor's name, as far as the system tells it."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def median(rows, column):
+    return statistics.median(row[column] for row in rows)
+
+
+def report(rows):
+    """A table for each size, in Markdown."""
+    for plan in dict.fromkeys(row["plan"] for row in rows):
+        size, threads, precision = plan
+        of_plan = [row for row in rows if row["plan"] == plan]
+        ours = [row for row in of_plan if row["peer"] == ENGINE]
+        if not ours:
+            continue
+        mine, share = median(ours, "ms_per_step_median"), median(ours, "gflops") / median(ours, "sgemm_gflops")
+        print(f"\n| {size}, threads: {threads}, {precision} | ms a step | times {ENGINE} |\n| --- | ---: | ---: |")
+        for name in dict.fromkeys(row["peer"] for row in of_plan):
+            time = median([row for row in of_plan if row["peer"] == name], "ms_per_step_median")
+            print(f"| {name} | {time:.2f} | {time / mine:.1f} |")
+        print(f"\n{ENGINE}: {100 * share:.0f} % of the speed of a product of 1024^3 in the same run")
+
+
+def draw(rows):
+    """Tokens a second over the size of the model."""
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update({"svg.fonttype": "path", "font.size": 11})
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    rows = [row for row in rows if row["size"] in CURVE]
+    parameters = {row["size"]: row["parameters"] for row in rows if row["peer"] == ENGINE}
+    for name in dict.fromkeys(row["peer"] for row in rows):
+        points = {size: [row for row in rows if row["size"] == size and row["peer"] == name] for size in parameters}
+        points = {size: median(of_size, "tokens_per_second") for size, of_size in points.items() if of_size}
+        axes.plot([parameters[size] for size in points], points.values(), label=name, marker="o",
+                  linewidth=3 if name == ENGINE else 1.5)
+    ours = {size: [row for row in rows if row["size"] == size and row["peer"] == ENGINE] for size in parameters}
+    # What the engine would do if all of its useful operations ran as fast as a large product.
+    ceiling = [median(of_size, "tokens_per_second") * median(of_size, "sgemm_gflops") / median(of_size, "gflops")
+               for of_size in ours.values()]
+    axes.plot(parameters.values(), ceiling, "--", color="gray", label="ceiling: a product of 1024³")
+    axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="tokens a second, 2 threads, f32")
+    axes.grid(True, which="both", alpha=0.3)
+    axes.legend()
+    figure.savefig(FIGURE, bbox_inches="tight", facecolor="white")
+
+
+if __name__ == "__main__":
+    main()
