@@ -190,10 +190,13 @@ fn update_simd<'a, S: Simd, T: Float>(
     let Coefficients { factor, keep, add, step_size, correction, decay, eps } = coefficients;
     let (first, second) = moments;
     for (((w, &g), m), v) in weights.iter_mut().zip(gradients).zip(first).zip(second) {
-        let g = factor * g;
-        *m = keep[0] * *m + add[0] * g;
-        *v = keep[1] * *v + add[1] * g * g;
-        *w = decay * *w - step_size * *m / (v.sqrt() * correction + eps);
+        // All are read before any is written: where two buffers lie a multiple of 4 KiB apart, a processor takes a read of
+        // one for a read of what was just written to the other, and waits.
+        let (w0, m0, v0, g) = (*w, *m, *v, factor * g);
+        let m1 = keep[0] * m0 + add[0] * g;
+        let v1 = keep[1] * v0 + add[1] * g * g;
+        *w = decay * w0 - step_size * m1 / (v1.sqrt() * correction + eps);
+        (*m, *v) = (m1, v1);
     }
 }
 
