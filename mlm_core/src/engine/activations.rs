@@ -2,6 +2,7 @@
 //! than ever before comes, and keep it.
 
 use crate::engine::attention;
+use crate::engine::buffer::Buffer;
 use crate::engine::matmul::Panels;
 use crate::model::config::ModelConfig;
 
@@ -19,26 +20,26 @@ pub(crate) struct Size {
 /// The input of a LayerNorm, normalised, and the scale of each row.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Normal {
-    pub(crate) rows: Vec<f32>,
-    pub(crate) scale: Vec<f32>,
+    pub(crate) rows: Buffer,
+    pub(crate) scale: Buffer,
 }
 
 /// Of one layer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LayerActivations {
     /// Queries, keys and values `[tokens, 3 d_model]`.
-    pub(crate) qkv: Vec<f32>,
+    pub(crate) qkv: Buffer,
     /// For each sequence `[heads, length, length]`, before dropout.
-    pub(crate) probabilities: Vec<f32>,
+    pub(crate) probabilities: Buffer,
     /// `[tokens, d_model]`
-    pub(crate) context: Vec<f32>,
+    pub(crate) context: Buffer,
     pub(crate) attention_normal: Normal,
     /// The attention block's output after LayerNorm `[tokens, d_model]`.
-    pub(crate) attended: Vec<f32>,
+    pub(crate) attended: Buffer,
     /// GELU's slopes `[tokens, d_ff]`.
-    pub(crate) slope: Vec<f32>,
+    pub(crate) slope: Buffer,
     /// GELU's outputs `[tokens, d_ff]`.
-    pub(crate) activated: Vec<f32>,
+    pub(crate) activated: Buffer,
     pub(crate) output_normal: Normal,
 }
 
@@ -47,15 +48,15 @@ pub(crate) struct LayerActivations {
 pub(crate) struct Activations {
     pub(crate) embeddings_normal: Normal,
     /// The input of each layer and the output of the last `[layers + 1][tokens, d_model]`.
-    pub(crate) hidden: Vec<Vec<f32>>,
+    pub(crate) hidden: Vec<Buffer>,
     pub(crate) layers: Vec<LayerActivations>,
     /// The masked rows `[masked, d_model]`: of the last layer's output, of GELU's slopes, of the transform's output.
-    pub(crate) gathered: Vec<f32>,
-    pub(crate) head_slope: Vec<f32>,
+    pub(crate) gathered: Buffer,
+    pub(crate) head_slope: Buffer,
     pub(crate) head_normal: Normal,
-    pub(crate) transformed: Vec<f32>,
+    pub(crate) transformed: Buffer,
     /// Logits, then their gradients `[masked, vocab]`.
-    pub(crate) logits: Vec<f32>,
+    pub(crate) logits: Buffer,
     pub(crate) scratch: Scratch,
 }
 
@@ -65,42 +66,39 @@ pub(crate) struct Scratch {
     pub(crate) panels: Panels,
     pub(crate) attention: attention::Scratch,
     /// Gradients `[tokens, d_model]`: of hidden states, of a block's output, of contexts.
-    pub(crate) dhidden: Vec<f32>,
-    pub(crate) doutput: Vec<f32>,
-    pub(crate) dcontext: Vec<f32>,
+    pub(crate) dhidden: Buffer,
+    pub(crate) doutput: Buffer,
+    pub(crate) dcontext: Buffer,
     /// `[tokens, 3 d_model]`
-    pub(crate) dqkv: Vec<f32>,
+    pub(crate) dqkv: Buffer,
     /// `[tokens, d_ff]`
-    pub(crate) dactivated: Vec<f32>,
+    pub(crate) dactivated: Buffer,
     /// `[masked, d_model]`
-    pub(crate) dtransformed: Vec<f32>,
+    pub(crate) dtransformed: Buffer,
 }
 
 impl Activations {
     pub(crate) fn new(config: &ModelConfig) -> Self {
-        let hidden = vec![Vec::new(); config.layers + 1];
+        let hidden = vec![Buffer::default(); config.layers + 1];
         Self { hidden, layers: vec![LayerActivations::default(); config.layers], ..Self::default() }
     }
 
     /// How many numbers a share of a batch needs beyond those that there is memory for.
     pub(crate) fn missing(&mut self, config: &ModelConfig, size: Size) -> usize {
-        let missing = |(buffer, numbers): (&mut Vec<f32>, usize)| numbers.saturating_sub(buffer.capacity());
+        let missing = |(buffer, numbers): (&mut Buffer, usize)| numbers.saturating_sub(buffer.capacity());
         self.buffers(config, size).map(missing).fold(0, usize::saturating_add)
     }
 
     /// Gives every buffer the length that a share of a batch needs. Memory is taken where that is larger than ever before.
     pub(crate) fn fit(&mut self, config: &ModelConfig, size: Size) {
         for (buffer, numbers) in self.buffers(config, size) {
-            if buffer.capacity() < numbers {
-                // A quarter more than needed: how many tokens are masked is a matter of luck.
-                buffer.reserve_exact(numbers + numbers / 4 - buffer.len());
-            }
-            buffer.resize(numbers, 0.0);
+            // A quarter more than needed: how many tokens are masked is a matter of luck.
+            buffer.fit(numbers, numbers + numbers / 4);
         }
     }
 
     /// All buffers and the lengths that they need.
-    fn buffers(&mut self, config: &ModelConfig, size: Size) -> impl Iterator<Item = (&mut Vec<f32>, usize)> {
+    fn buffers(&mut self, config: &ModelConfig, size: Size) -> impl Iterator<Item = (&mut Buffer, usize)> {
         let Size { tokens, masked, pairs, longest } = size;
         let rows = tokens.saturating_mul(config.d_model);
         let wide = tokens.saturating_mul(config.d_ff);

@@ -23,6 +23,7 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, with_simd};
 
+use crate::engine::buffer::Buffer;
 use crate::engine::dropout::Dropout;
 use crate::engine::matmul::{Matrix, Panels, Start, Target, multiply};
 use crate::engine::vector;
@@ -41,9 +42,9 @@ pub(crate) struct Heads {
 pub(crate) struct Scratch {
     pub(crate) panels: Panels,
     /// Probabilities with dropout `[length, length]`.
-    pub(crate) dropped: Vec<f32>,
+    pub(crate) dropped: Buffer,
     /// Gradients of probabilities, then of scores `[length, length]`.
-    pub(crate) scores: Vec<f32>,
+    pub(crate) scores: Buffer,
 }
 
 impl Heads {
@@ -200,7 +201,7 @@ mod tests {
     use crate::model::dropout::Site;
 
     fn scratch(longest: usize) -> Scratch {
-        let room = vec![0.0; longest * longest];
+        let room = Buffer::from([0.0].repeat(longest * longest).as_slice());
         Scratch { panels: Panels::default(), dropped: room.clone(), scores: room }
     }
 

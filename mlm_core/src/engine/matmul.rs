@@ -10,6 +10,8 @@ use std::array;
 
 use pulp::{Arch, Simd, WithSimd};
 
+use crate::engine::buffer::Buffer;
+
 /// Columns of a panel: the 2 vectors of AVX-512 that a tile is wide, or twice the 2 of AVX2.
 const WIDTH: usize = 32;
 
@@ -105,7 +107,7 @@ pub(crate) struct Right<'a> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Panels {
     /// May be longer than what the last factor needed.
-    values: Vec<f32>,
+    values: Buffer,
     depth: usize,
     columns: usize,
 }
@@ -117,7 +119,7 @@ impl Panels {
     }
 
     /// Their memory, for its owner to take in time.
-    pub(crate) fn buffer(&mut self) -> &mut Vec<f32> {
+    pub(crate) fn buffer(&mut self) -> &mut Buffer {
         &mut self.values
     }
 
@@ -148,7 +150,7 @@ impl Panels {
         }
         let needed = Self::room(self.depth, self.columns);
         if self.values.len() < needed {
-            self.values.resize(needed, 0.0);
+            self.values.fit(needed, needed);
         }
         let panels = self.values.as_chunks_mut::<WIDTH>().0.chunks_exact_mut(self.depth);
         for (panel, first) in panels.zip((0..right.columns).step_by(WIDTH)) {

@@ -3,11 +3,12 @@
 //!
 //! ```text
 //! embeddings -> layer_norm -> dropout -> linear -> attention -> gelu -> loss      over vector and matmul
-//! layers (weights), activations (memory), clock -> pass (the way through the model) -> pool, mail (threads) -> Engine
+//! layers (weights), activations (in buffers), clock -> pass (the way through the model) -> pool, mail (threads) -> Engine
 //! ```
 
 mod activations;
 mod attention;
+mod buffer;
 mod clock;
 mod dropout;
 mod embeddings;
@@ -36,6 +37,7 @@ use candle_core::{DType, Device, Tensor};
 use smallvec::SmallVec;
 
 use crate::engine::activations::Activations;
+use crate::engine::buffer::Buffer;
 use crate::engine::clock::{Clock, Operation};
 use crate::engine::layers::Layers;
 use crate::engine::mail::post;
@@ -85,7 +87,7 @@ struct State {
     workers: Vec<Mutex<Worker>>,
     /// What each worker has for the others: for the weights that belong to it their values, for all others their
     /// gradients. Empty when there are no others.
-    mail: Vec<RwLock<Vec<f32>>>,
+    mail: Vec<RwLock<Buffer>>,
     batch: Batch,
     mode: Mode,
     /// Weights have changed since the workers copied them.
@@ -106,8 +108,8 @@ enum Step {
 /// starts at a multiple of two.
 #[repr(align(128))]
 struct Worker {
-    weights: Vec<f32>,
-    gradients: Vec<f32>,
+    weights: Buffer,
+    gradients: Buffer,
     layers: Layers,
     activations: Activations,
     /// Its sequences of the batch.
@@ -149,15 +151,15 @@ impl Engine {
         let (mut workers, mut mail) = (Vec::with_capacity(threads), Vec::with_capacity(threads));
         for _ in 0..threads {
             workers.push(Mutex::new(Worker {
-                weights: params.as_slice().to_vec(),
-                gradients: vec![0.0; parameters],
+                weights: params.as_slice().into(),
+                gradients: params.as_slice().into(),
                 layers: Layers::new(params)?,
                 activations: Activations::new(&config),
                 sequences: 0..0,
                 loss: 0.0,
                 clock: Clock::new(),
             }));
-            mail.push(RwLock::new(if threads == 1 { Vec::new() } else { params.as_slice().to_vec() }));
+            mail.push(RwLock::new(if threads == 1 { Buffer::default() } else { params.as_slice().into() }));
         }
         let state = State {
             params: params.clone(),

@@ -112,7 +112,7 @@ impl Pass<'_> {
 
         for (nth, (layer, kept)) in layers.layers.iter().zip(of_layers).enumerate() {
             let (input, output) = hidden[nth..].split_first_mut().expect("one more than layers");
-            let (input, output) = (input.as_slice(), &mut output[0]);
+            let (input, output) = (&**input, &mut output[0]);
 
             for (part, linear) in layer.qkv.iter().enumerate() {
                 let target = Target::new(&mut kept.qkv[part * d_model..], 3 * d_model);

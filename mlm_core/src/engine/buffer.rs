@@ -1,0 +1,54 @@
+//! Memory for numbers: a vector of them that begins where a line of the cache does, so that a row of whole vectors never
+//! straddles two lines, which would be read twice.
+
+use std::ops::{Deref, DerefMut};
+
+use aligned_vec::{AVec, ConstAlign};
+
+/// Bytes of a line, and of the widest vectors.
+const LINE: usize = 64;
+
+/// Numbers in memory that grows when more than ever before are needed, and is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Buffer(AVec<f32, ConstAlign<LINE>>);
+
+impl Buffer {
+    /// How many numbers there is memory for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+
+    /// Makes it so long, with any numbers in it, in memory for `capacity` numbers where it has to take memory.
+    pub(crate) fn fit(&mut self, length: usize, capacity: usize) {
+        if self.0.capacity() < length {
+            self.0.reserve_exact(capacity.max(length) - self.0.len());
+        }
+        self.0.resize(length, 0.0);
+    }
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self(AVec::new(LINE))
+    }
+}
+
+impl From<&[f32]> for Buffer {
+    fn from(numbers: &[f32]) -> Self {
+        Self(AVec::from_slice(LINE, numbers))
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.0
+    }
+}
