@@ -164,9 +164,18 @@ impl Panels {
                     }
                 }
             } else {
-                for nth in 0..width {
-                    let column = &right.values[(first + nth) * right.column_step..][..right.rows];
-                    for (row, &value) in panel.iter_mut().zip(column) {
+                let column = |nth: usize| &right.values[(first + nth) * right.column_step..][..right.rows];
+                // Several columns at a time, so that their numbers are written together.
+                const TOGETHER: usize = 4;
+                let together = width - width % TOGETHER;
+                for nth in (0..together).step_by(TOGETHER) {
+                    let columns: [_; TOGETHER] = array::from_fn(|next| column(nth + next));
+                    for (k, row) in panel.iter_mut().enumerate() {
+                        row[nth..nth + TOGETHER].copy_from_slice(&columns.map(|column| column[k]));
+                    }
+                }
+                for nth in together..width {
+                    for (row, &value) in panel.iter_mut().zip(column(nth)) {
                         row[nth] = value;
                     }
                 }
