@@ -88,7 +88,8 @@ def jax_step(args):
     import os
 
     # XLA has no setting for the number of its threads, but takes the cores that it may use for them.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     import jax
     from jax import numpy as jnp
 
