@@ -126,9 +126,7 @@ pub(crate) fn backward(
         multiply(dcontext, panels.right(values.transposed()), Start::Zero, Target::new(scores, length)); // dP'
         let dropped = Matrix::new(drop(shape, rows.clone(), head, probabilities, dropped), length);
         multiply(dropped.transposed(), panels.right(dcontext), Start::Zero, shape.part_mut(dqkv, 2, head)); // dv
-        if shape.dropout.is_some() {
-            drop_rows(shape, rows.clone(), head, scores); // dP
-        }
+        drop_rows(shape, rows.clone(), head, scores); // dP
         softmax_backward(scores, probabilities, length, shape.scale());
         let scores = Matrix::new(scores, length);
         multiply(scores, panels.right(keys), Start::Zero, shape.part_mut(dqkv, 0, head)); // dq
@@ -201,7 +199,7 @@ mod tests {
     use crate::model::dropout::Site;
 
     fn scratch(longest: usize) -> Scratch {
-        let room = Buffer::from([0.0].repeat(longest * longest).as_slice());
+        let room = Buffer::zeros(longest * longest);
         Scratch { panels: Panels::default(), dropped: room.clone(), scores: room }
     }
 

@@ -13,15 +13,21 @@ const LINE: usize = 64;
 pub(crate) struct Buffer(AVec<f32, ConstAlign<LINE>>);
 
 impl Buffer {
+    pub(crate) fn zeros(length: usize) -> Self {
+        let mut buffer = Self::default();
+        buffer.fit(length, length);
+        buffer
+    }
+
     /// How many numbers there is memory for.
     pub(crate) fn capacity(&self) -> usize {
         self.0.capacity()
     }
 
-    /// Makes it so long, with any numbers in it, in memory for `capacity` numbers where it has to take memory.
+    /// Makes it so long, by zeros where it grows, in memory for `capacity` numbers, at least as many, where it takes memory.
     pub(crate) fn fit(&mut self, length: usize, capacity: usize) {
         if self.0.capacity() < length {
-            self.0.reserve_exact(capacity.max(length) - self.0.len());
+            self.0.reserve_exact(capacity - self.0.len());
         }
         self.0.resize(length, 0.0);
     }

@@ -81,10 +81,9 @@ pub struct Engine {
 }
 
 struct State {
-    /// The weights that the engine was made with.
-    params: Params,
     pool: Pool,
     workers: Vec<Mutex<Worker>>,
+    owned: Owned,
     /// What each worker has for the others: for the weights that belong to it their values, for all others their
     /// gradients. Empty when there are no others.
     mail: Vec<RwLock<Buffer>>,
@@ -143,16 +142,15 @@ impl Engine {
             return Err(Error::argument("threads", "at least 1", threads));
         }
         let parameters = params.len();
-        let numbers = threads.saturating_mul(WORKER).saturating_add(1).saturating_mul(parameters);
-        let what =
-            || format!("{parameters} parameters, each {WORKER} times for each of {threads} threads, and once more");
+        let numbers = threads.saturating_mul(WORKER).saturating_mul(parameters);
+        let what = || format!("{parameters} parameters, each {WORKER} times for each of {threads} threads");
         memory::check("threads", "an engine", numbers, what)?;
         let config = params.config().clone();
         let (mut workers, mut mail) = (Vec::with_capacity(threads), Vec::with_capacity(threads));
         for _ in 0..threads {
             workers.push(Mutex::new(Worker {
                 weights: params.as_slice().into(),
-                gradients: params.as_slice().into(),
+                gradients: Buffer::zeros(parameters),
                 layers: Layers::new(params)?,
                 activations: Activations::new(&config),
                 sequences: 0..0,
@@ -162,9 +160,9 @@ impl Engine {
             mail.push(RwLock::new(if threads == 1 { Buffer::default() } else { params.as_slice().into() }));
         }
         let state = State {
-            params: params.clone(),
             pool: Pool::new(threads)?,
             workers,
+            owned: Owned::new(parameters, threads),
             mail,
             batch: Batch::with_gaps([], 0),
             mode: Mode::Evaluate,
@@ -200,8 +198,8 @@ impl Engine {
         state.went_forward = false;
         copy(batch, &mut state.batch);
         state.mode = mode;
-        state.share_out()?;
-        state.run(step);
+        state.share_out(&self.config)?;
+        state.run(&self.config, step);
         state.went_forward = step == Step::Loss;
         Ok(state)
     }
@@ -219,11 +217,11 @@ fn copy(batch: &Batch, to: &mut Batch) {
 
 impl State {
     /// Gives each worker neighbouring sequences, about the same number of tokens for each, and the memory for them.
-    fn share_out(&mut self) -> Result<()> {
-        let Self { params, workers, batch, .. } = self;
+    fn share_out(&mut self, config: &ModelConfig) -> Result<()> {
+        let Self { workers, batch, .. } = self;
         let (tokens, sequences, threads) = (batch.tokens(), batch.sequences(), workers.len());
         let (mut start, mut missing) = (0, 0usize);
-        for (nth, worker) in workers.iter_mut().enumerate() {
+        for (nth, worker) in workers.iter().enumerate() {
             // The boundary between two sequences that is nearest to the worker's even share.
             let ideal = tokens * (nth + 1) / threads;
             let above = batch.offsets.partition_point(|&offset| offset < ideal).min(sequences);
@@ -231,27 +229,25 @@ impl State {
             let nearest =
                 if batch.offsets[above] - ideal < ideal - batch.offsets[below].min(ideal) { above } else { below };
             let end = if nth + 1 == threads { sequences } else { nearest.max(start) };
-            let worker = worker.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let mut worker = lock(worker);
             worker.sequences = start..end;
-            let size = Share::new(batch, worker.sequences.clone()).size();
-            missing = missing.saturating_add(worker.activations.missing(params.config(), size));
+            let size = Share::new(batch, start..end).size();
+            missing = missing.saturating_add(worker.activations.missing(config, size));
             start = end;
         }
         if missing > 0 {
             memory::check("batch", "a batch", missing, || memory::describe(batch))?;
         }
-        for worker in workers {
-            let worker = worker.get_mut().unwrap_or_else(PoisonError::into_inner);
-            let size = Share::new(batch, worker.sequences.clone()).size();
-            worker.activations.fit(params.config(), size);
+        for worker in workers.iter() {
+            let Worker { activations, sequences, .. } = &mut *lock(worker);
+            activations.fit(config, Share::new(batch, sequences.clone()).size());
         }
         Ok(())
     }
 
     /// Takes one step on all threads.
-    fn run(&mut self, step: Step) {
-        let Self { params, pool, workers, mail, batch, mode, stale, .. } = self;
-        let owned = Owned::new(params.len(), workers.len());
+    fn run(&mut self, config: &ModelConfig, step: Step) {
+        let Self { pool, workers, owned, mail, batch, mode, stale, .. } = self;
         pool.run(&|nth| {
             let Worker { weights, gradients, layers, activations, sequences, loss, clock } = &mut *lock(&workers[nth]);
             clock.start(step == Step::Backward);
@@ -264,7 +260,7 @@ impl State {
                 clock.lap(Operation::Packing);
             }
             let idle = Range::is_empty(sequences);
-            let (config, share) = (params.config(), Share::new(batch, sequences.clone()));
+            let share = Share::new(batch, sequences.clone());
             let pass = Pass { config, mode: *mode, share, weights, layers, clock };
             match step {
                 Step::Backward => {
@@ -295,8 +291,7 @@ impl State {
 
     /// Adds up the workers' gradients; returns the root of the sum of their squares.
     fn reduce(&mut self, sum: &mut [f32]) -> f64 {
-        let Self { pool, workers, mail, .. } = self;
-        let owned = Owned::new(sum.len(), workers.len());
+        let Self { pool, workers, owned, mail, .. } = self;
         let parts: Parts<_> = sum.chunks_mut(owned.length).map(|part| Mutex::new((part, 0.0))).collect();
         pool.run(&|nth| {
             let Some(part) = parts.get(nth) else { return };
@@ -346,9 +341,8 @@ impl Encoder for Engine {
     }
 
     fn params(&self) -> Result<Params> {
-        let State { params, workers, .. } = &*lock(&self.state);
-        let mut params = params.clone();
-        let owned = Owned::new(params.len(), workers.len());
+        let State { workers, owned, .. } = &*lock(&self.state);
+        let mut params = Params::zeros_with_room(&self.config, 1)?;
         for (nth, worker) in workers.iter().enumerate() {
             params.as_mut_slice()[owned.by(nth)].copy_from_slice(&lock(worker).weights[owned.by(nth)]);
         }
@@ -368,7 +362,7 @@ impl Encoder for Engine {
         if !mem::take(&mut state.went_forward) {
             return Err(Error::NoForward);
         }
-        state.run(Step::Backward);
+        state.run(&self.config, Step::Backward);
         let norm = state.reduce(sum);
         gradients.note_norm(norm);
         Ok(())
@@ -429,8 +423,7 @@ impl Weights for Engine {
         let (Values::F32(gradients), [Values::F32(first), Values::F32(second)]) = (gradients, moments) else {
             unreachable!("an engine computes in f32, and so does its optimizer");
         };
-        let State { pool, workers, mail, stale, went_forward, .. } = &mut *lock(&self.state);
-        let owned = Owned::new(gradients.len(), workers.len());
+        let State { pool, workers, owned, mail, stale, went_forward, .. } = &mut *lock(&self.state);
         let moments = first.chunks_mut(owned.length).zip(second.chunks_mut(owned.length));
         let moments: Parts<_> = moments.map(|part| Mutex::new(Some(part))).collect();
         pool.run(&|nth| {

@@ -85,14 +85,15 @@ impl Values {
 pub(crate) fn squared_norm_simd<S: Simd, T: Copy + Into<f64>>(_simd: S, values: &[T]) -> f64 {
     const LANES: usize = 16;
     let mut lanes = [0f64; LANES];
+    let square = |value: T| -> f64 { value.into() * value.into() };
     let (chunks, rest) = values.as_chunks::<LANES>();
-    let mut add = |chunk: &[T]| {
+    for chunk in chunks {
         for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            let value: f64 = value.into();
-            *lane += value * value;
+            *lane += square(value);
         }
-    };
-    chunks.iter().for_each(|chunk| add(chunk));
-    add(rest);
+    }
+    for (lane, &value) in lanes.iter_mut().zip(rest) {
+        *lane += square(value);
+    }
     lanes.iter().sum()
 }

@@ -107,7 +107,7 @@ impl AdamW {
             return Err(Error::argument("gradients", expected, format!("{actual}, or another encoder")));
         }
         self.steps += 1;
-        let rule = Rule { config: &self.config, steps: self.steps, lr, factor };
+        let rule = Rule::new(&self.config, self.steps, lr, factor);
         let Self { table, moments, .. } = self;
         encoder.update(values, moments, &|part| match part {
             Part::F32(numbers) => rule.apply(table, numbers),
@@ -116,57 +116,13 @@ impl AdamW {
     }
 }
 
-/// One step of AdamW, in either precision.
-struct Rule<'a> {
-    config: &'a AdamWConfig,
-    /// The number of this step, counted from 1.
-    steps: u32,
-    lr: f64,
-    /// What the gradients are to be multiplied by.
-    factor: f64,
+/// One step of AdamW, in either precision: what it is made of, with weight decay and without.
+struct Rule {
+    decayed: Coefficients<f64>,
+    undecayed: Coefficients<f64>,
 }
 
-impl Rule<'_> {
-    fn apply<T: Float>(&self, table: &Table, numbers: Numbers<'_, T>) {
-        let Numbers { start, weights, gradients, moments: [first, second] } = numbers;
-        for entry in table.entries() {
-            // As much of the tensor as lies in this part.
-            let at = entry.range.start.max(start)..entry.range.end.min(start + weights.len());
-            if at.is_empty() {
-                continue;
-            }
-            let at = at.start - start..at.end - start;
-            let undecayed = entry.name.ends_with(".bias") || entry.name.ends_with("LayerNorm.weight");
-            let weight_decay = if undecayed { 0.0 } else { self.config.weight_decay };
-            let moments = (&mut first[at.clone()], &mut second[at.clone()]);
-            self.apply_to_tensor(weight_decay, &mut weights[at.clone()], &gradients[at], moments);
-        }
-    }
-
-    fn apply_to_tensor<T: Float>(
-        &self,
-        weight_decay: f64,
-        weights: &mut [T],
-        gradients: &[T],
-        moments: (&mut [T], &mut [T]),
-    ) {
-        let number = |value: f64| T::from(value).expect("every f64 has a nearest f32");
-        let AdamWConfig { beta1, beta2, eps, .. } = *self.config;
-        let coefficients = Coefficients {
-            factor: number(self.factor),
-            keep: [number(beta1), number(beta2)],
-            add: [number(1.0 - beta1), number(1.0 - beta2)],
-            // The corrections by 1 - beta^t, taken out of the loop.
-            step_size: number(self.lr / (1.0 - beta1.powf(f64::from(self.steps)))),
-            correction: number((1.0 - beta2.powf(f64::from(self.steps))).sqrt().recip()),
-            decay: number(1.0 - self.lr * weight_decay),
-            eps: number(eps),
-        };
-        update(coefficients, weights, gradients, moments);
-    }
-}
-
-/// What a step's update of one tensor is made of.
+/// What the update of a tensor is made of.
 #[derive(Clone, Copy)]
 struct Coefficients<T> {
     factor: T,
@@ -176,6 +132,58 @@ struct Coefficients<T> {
     correction: T,
     decay: T,
     eps: T,
+}
+
+impl Rule {
+    /// The rule of step `steps`, counted from 1. Gradients are to be multiplied by `factor`.
+    fn new(config: &AdamWConfig, steps: u32, lr: f64, factor: f64) -> Self {
+        let AdamWConfig { beta1, beta2, eps, weight_decay } = *config;
+        let undecayed = Coefficients {
+            factor,
+            keep: [beta1, beta2],
+            add: [1.0 - beta1, 1.0 - beta2],
+            // The corrections by 1 - beta^t, taken out of the loop.
+            step_size: lr / (1.0 - beta1.powf(f64::from(steps))),
+            correction: (1.0 - beta2.powf(f64::from(steps))).sqrt().recip(),
+            decay: 1.0,
+            eps,
+        };
+        Self { undecayed, decayed: Coefficients { decay: 1.0 - lr * weight_decay, ..undecayed } }
+    }
+
+    fn apply<T: Float>(&self, table: &Table, numbers: Numbers<'_, T>) {
+        let Numbers { start, weights, gradients, moments: [first, second] } = numbers;
+        let (decayed, undecayed) = (self.decayed.to(), self.undecayed.to());
+        for entry in table.entries() {
+            // As much of the tensor as lies in this part.
+            let at = entry.range.start.max(start)..entry.range.end.min(start + weights.len());
+            if at.is_empty() {
+                continue;
+            }
+            let at = at.start - start..at.end - start;
+            let spared = entry.name.ends_with(".bias") || entry.name.ends_with("LayerNorm.weight");
+            let coefficients = if spared { undecayed } else { decayed };
+            let moments = (&mut first[at.clone()], &mut second[at.clone()]);
+            update(coefficients, &mut weights[at.clone()], &gradients[at], moments);
+        }
+    }
+}
+
+impl Coefficients<f64> {
+    /// In the precision of the weights.
+    fn to<T: Float>(self) -> Coefficients<T> {
+        let number = |value: f64| T::from(value).expect("every f64 has a nearest f32");
+        let Self { factor, keep, add, step_size, correction, decay, eps } = self;
+        Coefficients {
+            factor: number(factor),
+            keep: keep.map(number),
+            add: add.map(number),
+            step_size: number(step_size),
+            correction: number(correction),
+            decay: number(decay),
+            eps: number(eps),
+        }
+    }
 }
 
 #[with_simd(update = Arch::new())]
