@@ -79,7 +79,7 @@ mod figures;
 
 pub use analysis::evaluate::{Evaluation, Recovery, WordRecovery, evaluate, recovery};
 pub use analysis::predict::{FilledMask, Prediction, fill_mask};
-pub use engine::{Engine, OperationTime};
+pub use engine::{Engine, OperationTime, Precision};
 pub use error::{Error, Result};
 pub use figures::figure::Figure;
 pub use figures::{markup, plot};

@@ -3,7 +3,10 @@
 
 use crate::engine::attention;
 use crate::engine::buffer::Buffer;
-use crate::engine::matmul::Panels;
+use crate::engine::factors::Panels;
+use crate::engine::linear::Room;
+use crate::engine::precision::Precision;
+
 use crate::model::config::ModelConfig;
 
 /// The size of a share of a batch.
@@ -63,7 +66,7 @@ pub(crate) struct Activations {
 /// What nobody needs after the operation that it is for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scratch {
-    pub(crate) panels: Panels,
+    pub(crate) linear: Room,
     pub(crate) attention: attention::Scratch,
     /// Gradients `[tokens, d_model]`: of hidden states, of a block's output, of contexts.
     pub(crate) dhidden: Buffer,
@@ -78,9 +81,12 @@ pub(crate) struct Scratch {
 }
 
 impl Activations {
-    pub(crate) fn new(config: &ModelConfig) -> Self {
+    /// For linear layers in this precision.
+    pub(crate) fn new(config: &ModelConfig, precision: Precision) -> Self {
         let hidden = vec![Buffer::default(); config.layers + 1];
-        Self { hidden, layers: vec![LayerActivations::default(); config.layers], ..Self::default() }
+        let layers = vec![LayerActivations::default(); config.layers];
+        let scratch = Scratch { linear: Room::new(precision), ..Scratch::default() };
+        Self { hidden, layers, scratch, ..Self::default() }
     }
 
     /// How many numbers a share of a batch needs beyond those that there is memory for.
@@ -104,8 +110,8 @@ impl Activations {
         let wide = tokens.saturating_mul(config.d_ff);
         let masked_rows = masked.saturating_mul(config.d_model);
         let pairs = pairs.saturating_mul(config.heads);
-        // The widest input of a linear layer, and keys of a sequence or its scores.
-        let inputs = Panels::room(tokens, config.d_ff.max(config.d_model));
+        let widest_input = config.d_ff.max(config.d_model);
+        // Keys of a sequence or its scores.
         let of_attention = Panels::room(longest.max(config.head_dim()), longest.max(config.head_dim()));
         let Self {
             embeddings_normal,
@@ -116,7 +122,7 @@ impl Activations {
             head_normal,
             transformed,
             logits,
-            scratch: Scratch { panels, attention, dhidden, doutput, dcontext, dqkv, dactivated, dtransformed },
+            scratch: Scratch { linear, attention, dhidden, doutput, dcontext, dqkv, dactivated, dtransformed },
         } = self;
         let layers = layers.iter_mut().flat_map(move |layer| {
             [
@@ -147,11 +153,11 @@ impl Activations {
             (dqkv, rows.saturating_mul(3)),
             (dactivated, wide),
             (dtransformed, masked_rows),
-            (panels.buffer(), inputs),
             (attention.panels.buffer(), of_attention),
             (&mut attention.dropped, longest.saturating_mul(longest)),
             (&mut attention.scores, longest.saturating_mul(longest)),
         ];
-        hidden.iter_mut().map(move |buffer| (buffer, rows)).chain(layers).chain(others)
+        let linear = linear.buffers(tokens, widest_input, widest_input.max(config.vocab));
+        hidden.iter_mut().map(move |buffer| (buffer, rows)).chain(layers).chain(others).chain(linear)
     }
 }

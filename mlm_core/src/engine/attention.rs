@@ -25,7 +25,8 @@ use pulp::{Arch, Simd, with_simd};
 
 use crate::engine::buffer::Buffer;
 use crate::engine::dropout::Dropout;
-use crate::engine::matmul::{Matrix, Panels, Start, Target, multiply};
+use crate::engine::factors::{Matrix, Panels};
+use crate::engine::matmul::{Start, Target, multiply};
 use crate::engine::vector;
 use crate::model::dropout::RowDropout;
 

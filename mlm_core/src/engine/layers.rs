@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crate::engine::linear::PackedWeight;
-use crate::engine::matmul::Matrix;
+use crate::engine::factors::Matrix;
+use crate::engine::linear::{PackedWeight, Room};
 use crate::error::Result;
 use crate::model::params::Params;
 
@@ -102,13 +102,13 @@ impl Layers {
     }
 
     /// Copies all matrices for the products, as the weights are now.
-    pub(crate) fn pack(&mut self, weights: &[f32]) {
+    pub(crate) fn pack(&mut self, weights: &[f32], room: &mut Room) {
         let layers = self.layers.iter_mut().flat_map(|layer| {
             layer.qkv.iter_mut().chain([&mut layer.attention_output, &mut layer.intermediate, &mut layer.output])
         });
         for linear in layers.chain([&mut self.transform, &mut self.decoder]) {
             let matrix = linear.matrix(weights);
-            linear.packed.pack(matrix);
+            linear.packed.pack(matrix, room);
         }
     }
 }

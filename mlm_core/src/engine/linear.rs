@@ -16,8 +16,37 @@
 
 use pulp::{Arch, Simd, with_simd};
 
-use crate::engine::matmul::{Matrix, Panels, Start, Target, multiply};
-use crate::engine::vector;
+use crate::engine::buffer::Buffer;
+use crate::engine::factors::{Matrix, Panels};
+use crate::engine::matmul::{Start, Target, multiply};
+use crate::engine::precision::Precision;
+use crate::engine::{bf16, vector};
+
+/// Room to work in, and in which precision to multiply there.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Room {
+    precision: Precision,
+    /// For a right factor.
+    panels: Panels,
+    /// For pairs of bf16.
+    pairs: Buffer,
+}
+
+impl Room {
+    pub(crate) fn new(precision: Precision) -> Self {
+        Self { precision, ..Self::default() }
+    }
+
+    /// Its buffers, and the lengths that they need for `tokens` rows of at most `input` numbers, for layers of at most
+    /// `widest` inputs or outputs.
+    pub(crate) fn buffers(&mut self, tokens: usize, input: usize, widest: usize) -> [(&mut Buffer, usize); 2] {
+        let (panels, pairs) = match self.precision {
+            Precision::F32 => (Panels::room(tokens, input), 0),
+            Precision::Bf16 => (Panels::room(bf16::CHUNK / 2, input), bf16::room(widest)),
+        };
+        [(self.panels.buffer(), panels), (&mut self.pairs, pairs)]
+    }
+}
 
 /// Copies of the weight for the two products that it is the right factor of, made anew whenever it has changed.
 #[derive(Clone, Debug, Default)]
@@ -30,22 +59,45 @@ pub(crate) struct PackedWeight {
 
 impl PackedWeight {
     /// Copies a weight `[to, from]`.
-    pub(crate) fn pack(&mut self, weight: Matrix<'_>) {
-        self.transposed.pack(weight.transposed());
-        self.plain.pack(weight);
+    pub(crate) fn pack(&mut self, weight: Matrix<'_>, room: &mut Room) {
+        let Self { transposed, plain } = self;
+        match room.precision {
+            Precision::F32 => {
+                transposed.pack(weight.transposed());
+                plain.pack(weight);
+            }
+            Precision::Bf16 => {
+                bf16::pack(weight.transposed(), transposed, &mut room.pairs);
+                bf16::pack(weight, plain, &mut room.pairs);
+            }
+        }
     }
 }
 
 /// y = x Wᵀ + b.
-pub(crate) fn forward(x: Matrix<'_>, weight: Matrix<'_>, packed: &PackedWeight, bias: &[f32], y: Target<'_>) {
-    multiply(x, packed.transposed.packed(weight.transposed()), Start::Bias(bias), y);
+pub(crate) fn forward(
+    x: Matrix<'_>,
+    weight: Matrix<'_>,
+    packed: &PackedWeight,
+    bias: &[f32],
+    y: Target<'_>,
+    room: &mut Room,
+) {
+    let transposed = &packed.transposed;
+    match room.precision {
+        Precision::F32 => multiply(x, transposed.packed(weight.transposed()), Start::Bias(bias), y),
+        Precision::Bf16 => bf16::multiply(x, transposed.filled(), Start::Bias(bias), y, &mut room.pairs),
+    }
 }
 
-/// The gradients of the layer's weights: dW = dyᵀ x, db = Σ dy. `panels` is room to work in.
-pub(crate) fn backward_weights(x: Matrix<'_>, dy: Matrix<'_>, dw: &mut [f32], db: &mut [f32], panels: &mut Panels) {
+/// The gradients of the layer's weights: dW = dyᵀ x, db = Σ dy.
+pub(crate) fn backward_weights(x: Matrix<'_>, dy: Matrix<'_>, dw: &mut [f32], db: &mut [f32], room: &mut Room) {
     sum_rows(dy, db);
-    let from = x.columns();
-    multiply(dy.transposed(), panels.right(x), Start::Zero, Target::new(dw, from));
+    let (dw, Room { precision, panels, pairs }) = (Target::new(dw, x.columns), room);
+    match precision {
+        Precision::F32 => multiply(dy.transposed(), panels.right(x), Start::Zero, dw),
+        Precision::Bf16 => bf16::multiply_deep(dy.transposed(), x, dw, panels, pairs),
+    }
 }
 
 /// The sum of all rows.
@@ -53,7 +105,7 @@ pub(crate) fn backward_weights(x: Matrix<'_>, dy: Matrix<'_>, dw: &mut [f32], db
 #[inline(always)]
 fn sum_rows_simd<'a, S: Simd>(_simd: S, rows: Matrix<'a>, sum: &'a mut [f32]) {
     sum.fill(0.0);
-    for row in rows.rows() {
+    for row in rows.each_row() {
         vector::add(sum, row);
     }
 }
@@ -65,8 +117,13 @@ pub(crate) fn backward_input(
     packed: &PackedWeight,
     start: Start<'_>,
     dx: Target<'_>,
+    room: &mut Room,
 ) {
-    multiply(dy, packed.plain.packed(weight), start, dx);
+    let plain = &packed.plain;
+    match room.precision {
+        Precision::F32 => multiply(dy, plain.packed(weight), start, dx),
+        Precision::Bf16 => bf16::multiply(dy, plain.filled(), start, dx, &mut room.pairs),
+    }
 }
 
 #[cfg(test)]
@@ -76,11 +133,14 @@ mod tests {
 
     #[test]
     fn multiplies_by_the_transposed_weight_and_adds_the_bias() {
-        let (weight, mut packed) = (Matrix::new(&[1.0, 2.0, 3.0, 4.0], 2), PackedWeight::default());
-        packed.pack(weight);
-        let mut y = [0.0; 2];
-        forward(Matrix::new(&[5.0, 6.0], 2), weight, &packed, &[10.0, 20.0], Target::new(&mut y, 2));
-        assert_eq!(y, [1.0 * 5.0 + 2.0 * 6.0 + 10.0, 3.0 * 5.0 + 4.0 * 6.0 + 20.0]);
+        for precision in [Precision::F32, Precision::Bf16] {
+            let (weight, mut packed) = (Matrix::new(&[1.0, 2.0, 3.0, 4.0], 2), PackedWeight::default());
+            let (mut y, mut room) = ([0.0; 2], Room::new(precision));
+            packed.pack(weight, &mut room);
+            let x = Matrix::new(&[5.0, 6.0], 2);
+            forward(x, weight, &packed, &[10.0, 20.0], Target::new(&mut y, 2), &mut room);
+            assert_eq!(y, [1.0 * 5.0 + 2.0 * 6.0 + 10.0, 3.0 * 5.0 + 4.0 * 6.0 + 20.0]);
+        }
     }
 
     #[test]
@@ -90,13 +150,13 @@ mod tests {
                 let (x, rest) = inputs.split_at(tokens * from);
                 let (w, bias) = rest.split_at(to * from);
                 let (x, weight, mut packed) = (Matrix::new(x, from), Matrix::new(w, from), PackedWeight::default());
-                packed.pack(weight);
-                let mut y = vec![0.0; tokens * to];
-                forward(x, weight, &packed, bias, Target::new(&mut y, to));
+                let (mut y, mut room) = (vec![0.0; tokens * to], Room::default());
+                packed.pack(weight, &mut room);
+                forward(x, weight, &packed, bias, Target::new(&mut y, to), &mut room);
                 let dy = Matrix::new(&dy[..tokens * to], to);
                 let (mut dx, mut dw, mut db) = (vec![0.0; tokens * from], vec![0.0; to * from], vec![0.0; to]);
-                backward_weights(x, dy, &mut dw, &mut db, &mut Panels::default());
-                backward_input(dy, weight, &packed, Start::Zero, Target::new(&mut dx, from));
+                backward_weights(x, dy, &mut dw, &mut db, &mut room);
+                backward_input(dy, weight, &packed, Start::Zero, Target::new(&mut dx, from), &mut room);
                 (y, [dx, dw, db].concat())
             });
         }

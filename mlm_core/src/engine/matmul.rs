@@ -8,69 +8,19 @@
 
 use std::array;
 
+use pulp::bytemuck::Pod;
 use pulp::{Arch, Simd, WithSimd};
 
-use crate::engine::buffer::Buffer;
-
-/// Columns of a panel: the 2 vectors of AVX-512 that a tile is wide, or twice the 2 of AVX2.
-const WIDTH: usize = 32;
+use crate::engine::factors::{Matrix, Right, WIDTH};
 
 /// How many products are summed up before the sums go back to memory, so that a panel fits into the nearest cache.
 const DEPTH: usize = 256;
 
-/// A view of numbers that lie somewhere in a slice as a matrix, row by row or, transposed, column by column.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Matrix<'a> {
-    values: &'a [f32],
-    rows: usize,
-    columns: usize,
-    /// From a number to the one of the next row.
-    row_step: usize,
-    /// From a number to the one of the next column; this or `row_step` is 1.
-    column_step: usize,
-}
-
-impl<'a> Matrix<'a> {
-    /// All of a slice, in rows of `columns` numbers.
-    pub(crate) fn new(values: &'a [f32], columns: usize) -> Self {
-        Self::part(values, values.len() / columns, columns, columns)
-    }
-
-    /// `rows` rows of `columns` numbers, each `row_step` after the one before.
-    pub(crate) fn part(values: &'a [f32], rows: usize, columns: usize, row_step: usize) -> Self {
-        Self { values, rows, columns, row_step, column_step: 1 }
-    }
-
-    pub(crate) fn columns(self) -> usize {
-        self.columns
-    }
-
-    /// The rows of a matrix that is not transposed.
-    #[inline(always)]
-    pub(crate) fn rows(self) -> impl Iterator<Item = &'a [f32]> {
-        debug_assert_eq!(self.column_step, 1);
-        (0..self.rows).map(move |row| &self.values[row * self.row_step..][..self.columns])
-    }
-
-    /// Whether tiles can read it as a right factor as it lies: in whole vectors, and rows not so far apart that they drive
-    /// each other out of the nearest cache.
-    fn is_fit(self) -> bool {
-        const FARTHEST: usize = 256;
-        let even = |count: usize| count.is_multiple_of(WIDTH / 2);
-        self.column_step == 1 && even(self.columns) && even(self.row_step) && self.row_step <= FARTHEST
-    }
-
-    pub(crate) fn transposed(self) -> Self {
-        let Self { values, rows, columns, row_step, column_step } = self;
-        Self { values, rows: columns, columns: rows, row_step: column_step, column_step: row_step }
-    }
-}
-
 /// A place for the result: rows as in [`Matrix::part`].
 #[derive(Debug)]
 pub(crate) struct Target<'a> {
-    values: &'a mut [f32],
-    row_step: usize,
+    pub(crate) values: &'a mut [f32],
+    pub(crate) row_step: usize,
 }
 
 impl<'a> Target<'a> {
@@ -91,92 +41,49 @@ pub(crate) enum Start<'a> {
     Bias(&'a [f32]),
 }
 
-/// A right factor `[depth, columns]`, as tiles read it.
+/// What the factors hold: numbers or pairs of them.
+pub(crate) trait Factor: Pod {
+    type Vector<S: Simd>: Copy;
+
+    fn vectors<S: Simd>(values: &[Self]) -> &[Self::Vector<S>];
+
+    fn splat<S: Simd>(self, simd: S) -> Self::Vector<S>;
+
+    /// Computes it with the best instructions that the processor has.
+    fn dispatch(product: Product<'_, Self>);
+}
+
+/// How `left right` is added to `sum`.
+pub(crate) trait MultiplyAdd<S: Simd, T: Factor>: Copy {
+    fn multiply_add(self, simd: S, left: T::Vector<S>, right: T::Vector<S>, sum: S::f32s) -> S::f32s;
+}
+
+impl Factor for f32 {
+    type Vector<S: Simd> = S::f32s;
+
+    #[inline(always)]
+    fn vectors<S: Simd>(values: &[Self]) -> &[Self::Vector<S>] {
+        S::as_simd_f32s(values).0
+    }
+
+    #[inline(always)]
+    fn splat<S: Simd>(self, simd: S) -> Self::Vector<S> {
+        simd.splat_f32s(self)
+    }
+
+    fn dispatch(product: Product<'_, Self>) {
+        Arch::new().dispatch(product);
+    }
+}
+
+/// In f32.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Right<'a> {
-    values: &'a [f32],
-    depth: usize,
-    columns: usize,
-    /// From a row to the next in one panel.
-    row_step: usize,
-    /// From a panel of [`WIDTH`] columns to the next.
-    panel_step: usize,
-}
+struct Numbers;
 
-/// Room for a right factor, copied into panels: one after the other, in each row by row.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Panels {
-    /// May be longer than what the last factor needed.
-    values: Buffer,
-    depth: usize,
-    columns: usize,
-}
-
-impl Panels {
-    /// How many numbers the panels of a factor `[depth, columns]` hold.
-    pub(crate) fn room(depth: usize, columns: usize) -> usize {
-        depth.saturating_mul(columns.div_ceil(WIDTH)).saturating_mul(WIDTH)
-    }
-
-    /// Their memory, for its owner to take in time.
-    pub(crate) fn buffer(&mut self) -> &mut Buffer {
-        &mut self.values
-    }
-
-    /// The matrix as a right factor: as it lies where it can be, else copied.
-    pub(crate) fn right<'a>(&'a mut self, matrix: Matrix<'a>) -> Right<'a> {
-        self.pack(matrix);
-        self.packed(matrix)
-    }
-
-    /// The matrix that was packed last, if it had to be.
-    pub(crate) fn packed<'a>(&'a self, matrix: Matrix<'a>) -> Right<'a> {
-        let Matrix { values, rows, columns, row_step, .. } = matrix;
-        if matrix.is_fit() {
-            return Right { values, depth: rows, columns, row_step, panel_step: WIDTH };
-        }
-        assert_eq!((self.depth, self.columns), (rows, columns), "another matrix was packed");
-        Right { values: &self.values, depth: rows, columns, row_step: WIDTH, panel_step: rows * WIDTH }
-    }
-
-    /// Copies a matrix if it has to be; memory is taken only where there is not enough.
-    pub(crate) fn pack(&mut self, right: Matrix<'_>) {
-        if right.is_fit() {
-            return;
-        }
-        (self.depth, self.columns) = (right.rows, right.columns);
-        if self.depth == 0 {
-            return;
-        }
-        let needed = Self::room(self.depth, self.columns);
-        if self.values.len() < needed {
-            self.values.fit(needed, needed);
-        }
-        let panels = self.values.as_chunks_mut::<WIDTH>().0.chunks_exact_mut(self.depth);
-        for (panel, first) in panels.zip((0..right.columns).step_by(WIDTH)) {
-            let width = WIDTH.min(right.columns - first);
-            if right.column_step == 1 {
-                for (k, row) in panel.iter_mut().enumerate() {
-                    row[..width].copy_from_slice(&right.values[k * right.row_step + first..][..width]);
-                }
-            } else {
-                let column = |nth: usize| &right.values[(first + nth) * right.column_step..][..right.rows];
-                // Several columns at a time, so that their numbers are written together.
-                const TOGETHER: usize = 4;
-                let together = width - width % TOGETHER;
-                for nth in (0..together).step_by(TOGETHER) {
-                    let columns: [_; TOGETHER] = array::from_fn(|next| column(nth + next));
-                    for (k, row) in panel.iter_mut().enumerate() {
-                        row[nth..nth + TOGETHER].copy_from_slice(&columns.map(|column| column[k]));
-                    }
-                }
-                for nth in together..width {
-                    for (row, &value) in panel.iter_mut().zip(column(nth)) {
-                        row[nth] = value;
-                    }
-                }
-            }
-        }
+impl<S: Simd> MultiplyAdd<S, f32> for Numbers {
+    #[inline(always)]
+    fn multiply_add(self, simd: S, left: S::f32s, right: S::f32s, sum: S::f32s) -> S::f32s {
+        simd.mul_add_e_f32s(left, right, sum)
     }
 }
 
@@ -184,27 +91,34 @@ impl Panels {
 ///
 /// # Panics
 /// When the shapes do not fit each other, or the slices are too short for them.
-pub(crate) fn multiply(left: Matrix<'_>, right: Right<'_>, start: Start<'_>, target: Target<'_>) {
+pub(crate) fn multiply<T: Factor>(left: Matrix<'_, T>, right: Right<'_, T>, start: Start<'_>, target: Target<'_>) {
     assert_eq!(left.columns, right.depth, "columns of the left factor, rows of the right one");
     if left.rows > 0 && right.columns > 0 {
-        Arch::new().dispatch(Product { left, right, start, target });
+        T::dispatch(Product { left, right, start, target });
     }
 }
 
-struct Product<'a> {
-    left: Matrix<'a>,
-    right: Right<'a>,
-    start: Start<'a>,
-    target: Target<'a>,
+pub(crate) struct Product<'a, T = f32> {
+    pub(crate) left: Matrix<'a, T>,
+    pub(crate) right: Right<'a, T>,
+    pub(crate) start: Start<'a>,
+    pub(crate) target: Target<'a>,
 }
 
 impl WithSimd for Product<'_> {
     type Output = ();
 
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.tiles(simd, Numbers);
+    }
+}
+
+impl<T: Factor> Product<'_, T> {
     /// Goes through the tiles: up to 8 rows and two vectors wide, which is 16 of the 32 registers that there are with
     /// AVX-512 or NEON; 6 rows, 12 of 16 registers, with AVX2.
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
+    pub(crate) fn tiles<S: Simd, K: MultiplyAdd<S, T>>(mut self, simd: S, kernel: K) {
         let most = if S::REGISTER_COUNT < 32 { 6 } else { 8 };
         let (rows, columns, depth) = (self.left.rows, self.right.columns, self.left.columns);
         // Tiles of nearly the same height: 17 rows are 6 + 6 + 5, not 8 + 8 + 1.
@@ -216,14 +130,14 @@ impl WithSimd for Product<'_> {
                 let Right { values, row_step, panel_step, .. } = self.right;
                 // From the tile's first column on; nothing when there is nothing to multiply.
                 let start = first / WIDTH * panel_step + first % WIDTH + from * row_step;
-                let panel = S::as_simd_f32s(values.get(start..).unwrap_or_default()).0;
+                let panel = T::vectors::<S>(values.get(start..).unwrap_or_default());
                 for block in 0..blocks {
                     let (top, bottom) = (block * rows / blocks, (block + 1) * rows / blocks);
                     let tile = Tile { top, first, from, to };
                     if columns - first <= S::F32_LANES {
-                        self.tile_of_height::<S, 1>(simd, panel, tile, bottom - top);
+                        self.tile_of_height::<S, K, 1>(simd, kernel, panel, tile, bottom - top);
                     } else {
-                        self.tile_of_height::<S, 2>(simd, panel, tile, bottom - top);
+                        self.tile_of_height::<S, K, 2>(simd, kernel, panel, tile, bottom - top);
                     }
                 }
             }
@@ -233,26 +147,37 @@ impl WithSimd for Product<'_> {
             }
         }
     }
-}
 
-impl Product<'_> {
     #[inline(always)]
-    fn tile_of_height<S: Simd, const VECTORS: usize>(&mut self, simd: S, panel: &[S::f32s], tile: Tile, height: usize) {
+    fn tile_of_height<S: Simd, K: MultiplyAdd<S, T>, const VECTORS: usize>(
+        &mut self,
+        simd: S,
+        kernel: K,
+        panel: &[T::Vector<S>],
+        tile: Tile,
+        height: usize,
+    ) {
         match height {
-            1 => self.tile::<S, VECTORS, 1>(simd, panel, tile),
-            2 => self.tile::<S, VECTORS, 2>(simd, panel, tile),
-            3 => self.tile::<S, VECTORS, 3>(simd, panel, tile),
-            4 => self.tile::<S, VECTORS, 4>(simd, panel, tile),
-            5 => self.tile::<S, VECTORS, 5>(simd, panel, tile),
-            6 => self.tile::<S, VECTORS, 6>(simd, panel, tile),
-            7 => self.tile::<S, VECTORS, 7>(simd, panel, tile),
-            _ => self.tile::<S, VECTORS, 8>(simd, panel, tile),
+            1 => self.tile::<S, K, VECTORS, 1>(simd, kernel, panel, tile),
+            2 => self.tile::<S, K, VECTORS, 2>(simd, kernel, panel, tile),
+            3 => self.tile::<S, K, VECTORS, 3>(simd, kernel, panel, tile),
+            4 => self.tile::<S, K, VECTORS, 4>(simd, kernel, panel, tile),
+            5 => self.tile::<S, K, VECTORS, 5>(simd, kernel, panel, tile),
+            6 => self.tile::<S, K, VECTORS, 6>(simd, kernel, panel, tile),
+            7 => self.tile::<S, K, VECTORS, 7>(simd, kernel, panel, tile),
+            _ => self.tile::<S, K, VECTORS, 8>(simd, kernel, panel, tile),
         }
     }
 
     /// The sums of one tile, from the first product to the last in registers. `panel` begins with the tile's columns.
     #[inline(always)]
-    fn tile<S: Simd, const VECTORS: usize, const ROWS: usize>(&mut self, simd: S, panel: &[S::f32s], tile: Tile) {
+    fn tile<S: Simd, K: MultiplyAdd<S, T>, const VECTORS: usize, const ROWS: usize>(
+        &mut self,
+        simd: S,
+        kernel: K,
+        panel: &[T::Vector<S>],
+        tile: Tile,
+    ) {
         let Tile { top, first, from, to } = tile;
         let Self { left, right, start, target } = self;
         let width = (VECTORS * S::F32_LANES).min(right.columns - first);
@@ -269,15 +194,15 @@ impl Product<'_> {
         let panel = panel.chunks(right.row_step / S::F32_LANES).take(to - from);
         let panel = panel.map(|row| row.first_chunk::<VECTORS>().expect("as many vectors as the tile has"));
         let sums = if left.column_step == 1 {
-            let rows: [&[f32]; ROWS] = array::from_fn(|row| &left.values[(top + row) * left.row_step..][from..to]);
+            let rows: [&[T]; ROWS] = array::from_fn(|row| &left.values[(top + row) * left.row_step..][from..to]);
             let columns = (0..to - from).map(|k| move |row: usize| rows[row][k]);
-            add_products(simd, sums, columns.zip(panel))
+            add_products::<S, T, K, VECTORS, ROWS>(simd, kernel, sums, columns.zip(panel))
         } else {
             let columns = left.values[from * left.column_step..].chunks(left.column_step).map(|column| {
-                let column: &[f32; ROWS] = column[top..].first_chunk().expect("as many rows as the tile has");
+                let column: &[T; ROWS] = column[top..].first_chunk().expect("as many rows as the tile has");
                 move |row: usize| column[row]
             });
-            add_products(simd, sums, columns.zip(panel))
+            add_products::<S, T, K, VECTORS, ROWS>(simd, kernel, sums, columns.zip(panel))
         };
         for (row, sums) in sums.iter().enumerate() {
             store(simd, sums, &mut target.values[(top + row) * target.row_step + first..][..width]);
@@ -300,16 +225,17 @@ struct Tile {
 /// is down to a half or a fifth of the speed.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)]
-fn add_products<'a, S: Simd, const VECTORS: usize, const ROWS: usize>(
+fn add_products<'a, S: Simd, T: Factor, K: MultiplyAdd<S, T>, const VECTORS: usize, const ROWS: usize>(
     simd: S,
+    kernel: K,
     mut sums: [[S::f32s; VECTORS]; ROWS],
-    pairs: impl Iterator<Item = (impl Fn(usize) -> f32, &'a [S::f32s; VECTORS])>,
+    pairs: impl Iterator<Item = (impl Fn(usize) -> T, &'a [T::Vector<S>; VECTORS])>,
 ) -> [[S::f32s; VECTORS]; ROWS] {
     for (column, right) in pairs {
         for row in 0..ROWS {
-            let left = simd.splat_f32s(column(row));
+            let left = column(row).splat(simd);
             for vector in 0..VECTORS {
-                sums[row][vector] = simd.mul_add_e_f32s(left, right[vector], sums[row][vector]);
+                sums[row][vector] = kernel.multiply_add(simd, left, right[vector], sums[row][vector]);
             }
         }
     }
@@ -345,6 +271,7 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     use super::*;
+    use crate::engine::factors::Panels;
 
     /// The widest vectors of the machine, narrower ones, and none.
     fn paths() -> Vec<fn(Product<'_>)> {

@@ -1,17 +1,20 @@
-//! The engine: forward and backward of the whole model by hand, on the CPU in f32. One operation a file, `forward` and
+//! The engine: forward and backward of the whole model by hand, on the CPU, in f32 or with products in bf16. One operation a file, `forward` and
 //! `backward` side by side, in the order in which a batch meets them:
 //!
 //! ```text
 //! embeddings -> layer_norm -> dropout -> linear -> attention -> gelu -> loss      over vector and matmul
+//! factors (matrices, panels), bf16, native (one processor's instructions) -> matmul
 //! layers (weights), activations (in buffers), clock -> pass (the way through the model) -> pool, mail (threads) -> Engine
 //! ```
 
 mod activations;
 mod attention;
+mod bf16;
 mod buffer;
 mod clock;
 mod dropout;
 mod embeddings;
+mod factors;
 mod gelu;
 mod layer_norm;
 mod layers;
@@ -19,14 +22,17 @@ mod linear;
 mod loss;
 mod mail;
 mod matmul;
+mod native;
 mod pass;
 mod pool;
+mod precision;
 mod vector;
 
 #[cfg(test)]
 mod slopes;
 
 pub use crate::engine::clock::OperationTime;
+pub use crate::engine::precision::Precision;
 
 use std::fmt;
 use std::mem;
@@ -138,6 +144,14 @@ impl Engine {
     /// # Errors
     /// When that is none, the memory has no room, or the system starts no threads.
     pub fn with_threads(params: &Params, threads: usize) -> Result<Self> {
+        Self::with_precision(params, threads, Precision::F32)
+    }
+
+    /// A model whose large products are computed in this precision.
+    ///
+    /// # Errors
+    /// As [`Engine::with_threads`].
+    pub fn with_precision(params: &Params, threads: usize, precision: Precision) -> Result<Self> {
         if threads == 0 {
             return Err(Error::argument("threads", "at least 1", threads));
         }
@@ -152,7 +166,7 @@ impl Engine {
                 weights: params.as_slice().into(),
                 gradients: Buffer::zeros(parameters),
                 layers: Layers::new(params)?,
-                activations: Activations::new(&config),
+                activations: Activations::new(&config, precision),
                 sequences: 0..0,
                 loss: 0.0,
                 clock: Clock::new(),
@@ -256,7 +270,7 @@ impl State {
                     weights[owned.by(other)].copy_from_slice(&read(&mail[other])[owned.by(other)]);
                 }
                 clock.lap(Operation::Mail);
-                layers.pack(weights);
+                layers.pack(weights, &mut activations.scratch.linear);
                 clock.lap(Operation::Packing);
             }
             let idle = Range::is_empty(sequences);

@@ -11,9 +11,11 @@ use crate::engine::attention::{self, Heads};
 use crate::engine::clock::{Clock, Operation};
 use crate::engine::dropout::{self, Dropout};
 use crate::engine::embeddings::{self, TableGradients, Tables};
+use crate::engine::factors::Matrix;
 use crate::engine::layers::{LayerNorm, Layers, Linear};
+use crate::engine::linear::Room;
 use crate::engine::loss::softmax_cross_entropy;
-use crate::engine::matmul::{Matrix, Panels, Start, Target};
+use crate::engine::matmul::{Start, Target};
 use crate::engine::{gelu, layer_norm, linear, vector};
 use crate::model::config::ModelConfig;
 use crate::model::dropout::Site;
@@ -116,7 +118,7 @@ impl Pass<'_> {
 
             for (part, linear) in layer.qkv.iter().enumerate() {
                 let target = Target::new(&mut kept.qkv[part * d_model..], 3 * d_model);
-                self.linear_forward(linear, Matrix::new(input, d_model), target);
+                self.linear_forward(linear, Matrix::new(input, d_model), target, &mut scratch.linear);
             }
             for (in_batch, rows, pairs) in share.each_attention(config.heads) {
                 let qkv = &kept.qkv[3 * d_model * rows.start..3 * d_model * rows.end];
@@ -127,18 +129,23 @@ impl Pass<'_> {
             self.clock.lap(Operation::Attention);
             let sum = &mut kept.attention_normal.rows;
             let context = Matrix::new(&kept.context, d_model);
-            self.linear_forward(&layer.attention_output, context, Target::new(sum, d_model));
+            self.linear_forward(&layer.attention_output, context, Target::new(sum, d_model), &mut scratch.linear);
             self.drop(Site::AttentionOutput(nth), sum);
             add(sum, input);
             self.norm_forward(&layer.attention_norm, &mut kept.attention_normal, &mut kept.attended);
 
             let attended = Matrix::new(&kept.attended, d_model);
-            self.linear_forward(&layer.intermediate, attended, Target::new(&mut kept.slope, config.d_ff));
+            self.linear_forward(
+                &layer.intermediate,
+                attended,
+                Target::new(&mut kept.slope, config.d_ff),
+                &mut scratch.linear,
+            );
             gelu::forward(&mut kept.slope, &mut kept.activated);
             self.clock.lap(Operation::Gelu);
             let sum = &mut kept.output_normal.rows;
             let activated = Matrix::new(&kept.activated, config.d_ff);
-            self.linear_forward(&layer.output, activated, Target::new(sum, d_model));
+            self.linear_forward(&layer.output, activated, Target::new(sum, d_model), &mut scratch.linear);
             self.drop(Site::Output(nth), sum);
             add(sum, &kept.attended);
             self.norm_forward(&layer.output_norm, &mut kept.output_normal, output);
@@ -149,17 +156,27 @@ impl Pass<'_> {
     pub(crate) fn head(&self, activations: &mut Activations) {
         let Self { config, share, layers, .. } = self;
         let ModelConfig { d_model, vocab, .. } = **config;
-        let Activations { hidden, gathered, head_slope, head_normal, transformed, logits, .. } = activations;
+        let Activations { hidden, gathered, head_slope, head_normal, transformed, logits, scratch, .. } = activations;
         let hidden = &hidden[config.layers];
         for (row, to) in share.masked_rows().zip(gathered.chunks_exact_mut(d_model)) {
             to.copy_from_slice(&hidden[row * d_model..][..d_model]);
         }
         self.clock.lap(Operation::Loss);
-        self.linear_forward(&layers.transform, Matrix::new(gathered, d_model), Target::new(head_slope, d_model));
+        self.linear_forward(
+            &layers.transform,
+            Matrix::new(gathered, d_model),
+            Target::new(head_slope, d_model),
+            &mut scratch.linear,
+        );
         gelu::forward(head_slope, &mut head_normal.rows);
         self.clock.lap(Operation::Gelu);
         self.norm_forward(&layers.transform_norm, head_normal, transformed);
-        self.linear_forward(&layers.decoder, Matrix::new(transformed, d_model), Target::new(logits, vocab));
+        self.linear_forward(
+            &layers.decoder,
+            Matrix::new(transformed, d_model),
+            Target::new(logits, vocab),
+            &mut scratch.linear,
+        );
     }
 
     /// The part of the batch's mean loss that comes from the worker's masked rows; the logits become their gradients.
@@ -178,22 +195,30 @@ impl Pass<'_> {
         let ModelConfig { d_model, d_ff, vocab, .. } = **config;
         let Activations { embeddings_normal, hidden, layers: of_layers, gathered, head_slope, head_normal, .. } =
             activations;
-        let Scratch { panels, attention: room, dhidden, doutput, dcontext, dqkv, dactivated, dtransformed } =
-            &mut activations.scratch;
+        let Scratch {
+            linear: room,
+            attention: attention_room,
+            dhidden,
+            doutput,
+            dcontext,
+            dqkv,
+            dactivated,
+            dtransformed,
+        } = &mut activations.scratch;
 
         let (transformed, dlogits) =
             (Matrix::new(&activations.transformed, d_model), Matrix::new(&activations.logits, vocab));
-        self.weights_backward(&layers.decoder, transformed, dlogits, gradients, panels);
+        self.weights_backward(&layers.decoder, transformed, dlogits, gradients, room);
         let target = Target::new(dtransformed, d_model);
-        self.input_backward(&layers.decoder, dlogits, Start::Zero, target);
+        self.input_backward(&layers.decoder, dlogits, Start::Zero, target, room);
         self.norm_backward(&layers.transform_norm, head_normal, dtransformed, gradients);
         gelu::backward(head_slope, dtransformed);
         self.clock.lap(Operation::Gelu);
         let dtransformed = Matrix::new(dtransformed, d_model);
-        self.weights_backward(&layers.transform, Matrix::new(gathered, d_model), dtransformed, gradients, panels);
+        self.weights_backward(&layers.transform, Matrix::new(gathered, d_model), dtransformed, gradients, room);
         let dgathered = &mut doutput[..share.masked().len() * d_model];
         let target = Target::new(dgathered, d_model);
-        self.input_backward(&layers.transform, dtransformed, Start::Zero, target);
+        self.input_backward(&layers.transform, dtransformed, Start::Zero, target, room);
         dhidden.fill(0.0);
         for (row, from) in share.masked_rows().zip(dgathered.chunks_exact(d_model)) {
             dhidden[row * d_model..][..d_model].copy_from_slice(from);
@@ -206,8 +231,8 @@ impl Pass<'_> {
             doutput.copy_from_slice(dhidden);
             self.drop(Site::Output(nth), doutput);
             let dsum = Matrix::new(doutput, d_model);
-            self.weights_backward(&layer.output, Matrix::new(&kept.activated, d_ff), dsum, gradients, panels);
-            self.input_backward(&layer.output, dsum, Start::Zero, Target::new(dactivated, d_ff));
+            self.weights_backward(&layer.output, Matrix::new(&kept.activated, d_ff), dsum, gradients, room);
+            self.input_backward(&layer.output, dsum, Start::Zero, Target::new(dactivated, d_ff), room);
             gelu::backward(&kept.slope, dactivated);
             self.clock.lap(Operation::Gelu);
             let dactivated = Matrix::new(dactivated, d_ff);
@@ -216,37 +241,39 @@ impl Pass<'_> {
                 Matrix::new(&kept.attended, d_model),
                 dactivated,
                 gradients,
-                panels,
+                room,
             );
             let target = Target::new(dhidden, d_model);
-            self.input_backward(&layer.intermediate, dactivated, Start::Target, target);
+            self.input_backward(&layer.intermediate, dactivated, Start::Target, target, room);
 
             // The attention block.
             self.norm_backward(&layer.attention_norm, &kept.attention_normal, dhidden, gradients);
             doutput.copy_from_slice(dhidden);
             self.drop(Site::AttentionOutput(nth), doutput);
             let dsum = Matrix::new(doutput, d_model);
-            self.weights_backward(
-                &layer.attention_output,
-                Matrix::new(&kept.context, d_model),
-                dsum,
-                gradients,
-                panels,
-            );
+            self.weights_backward(&layer.attention_output, Matrix::new(&kept.context, d_model), dsum, gradients, room);
             let target = Target::new(dcontext, d_model);
-            self.input_backward(&layer.attention_output, dsum, Start::Zero, target);
+            self.input_backward(&layer.attention_output, dsum, Start::Zero, target, room);
             for (in_batch, rows, pairs) in share.each_attention(config.heads) {
                 let wide = 3 * d_model * rows.start..3 * d_model * rows.end;
                 let (qkv, dqkv) = (&kept.qkv[wide.clone()], &mut dqkv[wide]);
                 let dcontext = &dcontext[d_model * rows.start..d_model * rows.end];
-                attention::backward(self.heads(nth), in_batch, qkv, &kept.probabilities[pairs], dcontext, dqkv, room);
+                attention::backward(
+                    self.heads(nth),
+                    in_batch,
+                    qkv,
+                    &kept.probabilities[pairs],
+                    dcontext,
+                    dqkv,
+                    attention_room,
+                );
             }
             self.clock.lap(Operation::Attention);
             for (part, linear) in layer.qkv.iter().enumerate() {
                 let input = Matrix::new(&hidden[nth], d_model);
                 let dpart = Matrix::part(&dqkv[part * d_model..], share.rows().len(), d_model, 3 * d_model);
-                self.weights_backward(linear, input, dpart, gradients, panels);
-                self.input_backward(linear, dpart, Start::Target, Target::new(dhidden, d_model));
+                self.weights_backward(linear, input, dpart, gradients, room);
+                self.input_backward(linear, dpart, Start::Target, Target::new(dhidden, d_model), room);
             }
         }
 
@@ -280,27 +307,20 @@ impl Pass<'_> {
         Heads { heads, head_dim, dropout: self.dropout(Site::Attention(layer)) }
     }
 
-    fn linear_forward(&self, linear: &Linear, x: Matrix<'_>, y: Target<'_>) {
+    fn linear_forward(&self, linear: &Linear, x: Matrix<'_>, y: Target<'_>, room: &mut Room) {
         let bias = &self.weights[linear.bias.clone()];
-        linear::forward(x, linear.matrix(self.weights), &linear.packed, bias, y);
+        linear::forward(x, linear.matrix(self.weights), &linear.packed, bias, y, room);
         self.clock.lap(Operation::Linear);
     }
 
-    fn weights_backward(
-        &self,
-        linear: &Linear,
-        x: Matrix<'_>,
-        dy: Matrix<'_>,
-        gradients: &mut [f32],
-        panels: &mut Panels,
-    ) {
+    fn weights_backward(&self, linear: &Linear, x: Matrix<'_>, dy: Matrix<'_>, gradients: &mut [f32], room: &mut Room) {
         let [dw, db] = disjoint(gradients, [&linear.weight, &linear.bias]);
-        linear::backward_weights(x, dy, dw, db, panels);
+        linear::backward_weights(x, dy, dw, db, room);
         self.clock.lap(Operation::Linear);
     }
 
-    fn input_backward(&self, linear: &Linear, dy: Matrix<'_>, start: Start<'_>, dx: Target<'_>) {
-        linear::backward_input(dy, linear.matrix(self.weights), &linear.packed, start, dx);
+    fn input_backward(&self, linear: &Linear, dy: Matrix<'_>, start: Start<'_>, dx: Target<'_>, room: &mut Room) {
+        linear::backward_input(dy, linear.matrix(self.weights), &linear.packed, start, dx, room);
         self.clock.lap(Operation::Linear);
     }
 

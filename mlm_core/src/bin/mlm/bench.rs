@@ -46,6 +46,9 @@ pub(crate) struct Bench {
     threads: Option<usize>,
     #[arg(long, value_enum, default_value_t = BackEnd::Engine)]
     backend: BackEnd,
+    /// What the engine rounds the factors of its large products to
+    #[arg(long, value_enum, default_value_t = Rounding::F32)]
+    precision: Rounding,
     /// Print one JSON object as the last line
     #[arg(long)]
     json: bool,
@@ -53,10 +56,25 @@ pub(crate) struct Bench {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum BackEnd {
-    /// By hand, on the CPU, in f32
+    /// By hand, on the CPU
     Engine,
     /// With candle, on the CPU, in f32
     Reference,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Rounding {
+    F32,
+    Bf16,
+}
+
+impl From<Rounding> for Precision {
+    fn from(rounding: Rounding) -> Self {
+        match rounding {
+            Rounding::F32 => Self::F32,
+            Rounding::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 /// The parts of a step, in the order in which they pass.
@@ -97,7 +115,7 @@ impl Bench {
         let sequences = self.sequences(&mut rng)?;
         let (steps, operations) = match self.backend {
             BackEnd::Engine => {
-                let mut engine = Engine::with_threads(&params, threads)?;
+                let mut engine = Engine::with_precision(&params, threads, self.precision.into())?;
                 self.steps(&mut engine, &sequences, self.warm_up())?;
                 engine.take_times();
                 (self.steps(&mut engine, &sequences, self.steps)?, engine.take_times())
@@ -113,10 +131,12 @@ impl Bench {
         let (gflops, sgemm) = (useful / step.as_secs_f64() / 1e9, sgemm_gflops(threads));
         let tokens_per_second = (self.batch_size * self.seq_len) as f64 / step.as_secs_f64();
         let allocations_per_step = steps.allocations as f64 / self.steps as f64;
+        let precision = format!("{:?}", self.precision).to_lowercase();
         let (back_end, parameters) = (format!("{:?}", self.backend).to_lowercase(), params.len());
         if self.json {
             let outcome = json!({
                 "backend": back_end,
+                "precision": precision,
                 "threads": threads,
                 "parameters": parameters,
                 "ms_per_step_median": milliseconds(step),
@@ -131,7 +151,7 @@ impl Bench {
         }
         let mut lines = vec![
             format!(
-                "{back_end}, threads: {threads}, {parameters} parameters, {} x {} tokens",
+                "{back_end}, {precision}, threads: {threads}, {parameters} parameters, {} x {} tokens",
                 self.batch_size, self.seq_len
             ),
             format!("a step             {:8.3} ms (median of {})", milliseconds(step), self.steps),
