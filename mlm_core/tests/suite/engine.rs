@@ -40,6 +40,37 @@ fn loss_and_gradients_equal_the_reference_in_f64() {
     }
 }
 
+/// From BERT's initial weights: numbers of 8 binary digits are off by up to 1/512, and the errors of many layers add up.
+/// (That each product is right to the last digit is tested beside it.)
+#[test]
+fn gradients_in_bf16_are_near_those_in_f64() {
+    let mut rng = seeded(5);
+    for round in 0..20 {
+        let (params, batch) = random_model(&mut rng, &largest_model(), 0.1);
+        let params = Params::init(params.config(), &mut rng).unwrap();
+        let mode = Mode::Train { dropout_seed: round };
+        let reference = Reference::new(&params, DType::F64, &Device::Cpu).unwrap();
+        let loss = reference.loss(&batch, mode).unwrap();
+        let expected = reference.gradients(&loss).unwrap();
+        let mut engine = Engine::with_precision(&params, rng.random_range(1..=3), Precision::Bf16).unwrap();
+        let mut gradients = Gradients::zeros(&engine).unwrap();
+        let ours = engine.forward(&batch, mode).unwrap();
+        engine.backward(&mut gradients).unwrap();
+        let theirs = loss.to_scalar::<f64>().unwrap();
+        assert_close("loss", &[ours], &[theirs], theirs, 0.005);
+        let (mut apart, mut long) = (0.0, 0.0);
+        for name in gradients.names() {
+            for (ours, theirs) in flat(&gradients.get(name).unwrap()).iter().zip(flat(&expected.get(name).unwrap())) {
+                apart += (ours - theirs).powi(2);
+                long += theirs.powi(2);
+            }
+        }
+        let apart = (apart / long).sqrt();
+        println!("{engine:?}: {apart}");
+        assert!(apart < 0.02, "{engine:?}: all gradients are {apart} of their length apart");
+    }
+}
+
 #[test]
 fn logits_hidden_states_and_attention_equal_the_reference() {
     let mut rng = seeded(2);
