@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import platform
-import statistics
 import subprocess
 import sys
 
@@ -35,7 +34,7 @@ PEERS = {
     "TransformerEncoder, compiled": ["encoder", "--compile"],
     "JAX, jitted": ["jax"],
 }
-COLUMNS = ["date", "machine", "cores", "threads", "size", *SIZE, "peer", "version", "precision", "round",
+COLUMNS = ["date", "machine", "cores", "threads", "size", *SIZE, "peer", "version", "precision",
            "parameters", "ms_per_step_median", "tokens_per_second", "gflops", "sgemm_gflops"]
 
 
@@ -64,7 +63,7 @@ def runs(quick):
     return [(size, 2, "f32") for size in SIZES] + [(size, 1, "f32") for size in MAIN] + [(size, 2, "bf16") for size in MAIN]
 
 
-def peers(quick, precision):
+def peers(quick):
     if quick:  # to compile takes most of the time
         return {name: peer for name, peer in PEERS.items() if name != "BertForMaskedLM, compiled"}
     return PEERS
@@ -74,7 +73,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
-    date, rounds = datetime.datetime.now(), 1 if quick else 3
+    date = datetime.datetime.now()
     path = ROOT / f"target/bench/{date:%Y-%m-%d-%H%M}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -86,23 +85,21 @@ def main():
             numbers = dict(zip(SIZE, SIZES[size]))
             arguments = [f"--{name.replace('_', '-')}={value}" for name, value in numbers.items()]
             arguments += [f"--steps={steps(size)}", f"--threads={threads}"]
-            for turn in range(rounds):
-                for name, peer in {ENGINE: None, **peers(quick, precision)}.items():
-                    if peer:
-                        command = [sys.executable, ROOT / "scripts/peers.py", *peer, f"--precision={precision}"]
-                    else:
-                        command = [ROOT / "target/release/mlm", "bench", "--json"]
-                    outcome = measure(command + arguments, threads)
-                    if outcome is None:
-                        continue
-                    # The engine computes in f32, whatever the others do.
-                    row = {"date": f"{date:%Y-%m-%d %H:%M}", "machine": machine(), "cores": os.cpu_count(), "peer": name,
-                           "threads": threads, "size": size, "precision": precision if peer else "f32", "round": turn,
-                           **numbers, **{key: value for key, value in outcome.items() if key in COLUMNS}}
-                    rows.append(row | {"plan": (size, threads, precision)})
-                    table.writerow(row)
-                    file.flush()
-                    print(f"  {name:30} {outcome['ms_per_step_median']:10.3f} ms", flush=True)
+            for name, peer in {ENGINE: None, **peers(quick)}.items():
+                if peer:
+                    command = [sys.executable, ROOT / "scripts/peers.py", *peer]
+                else:
+                    command = [ROOT / "target/release/mlm", "bench", "--json"]
+                outcome = measure([*command, f"--precision={precision}", *arguments], threads)
+                if outcome is None:
+                    continue
+                row = {"date": f"{date:%Y-%m-%d %H:%M}", "machine": machine(), "cores": os.cpu_count(), "peer": name,
+                       "threads": threads, "size": size, "precision": precision,
+                       **numbers, **{key: value for key, value in outcome.items() if key in COLUMNS}}
+                rows.append(row | {"plan": (size, threads, precision)})
+                table.writerow(row)
+                file.flush()
+                print(f"  {name:30} {outcome['ms_per_step_median']:10.3f} ms", flush=True)
     report(rows)
     print(f"\nbench: {path.relative_to(ROOT)}")
     if not quick:
@@ -119,24 +116,19 @@ def machine():
         return platform.processor() or platform.machine()
 
 
-def median(rows, column):
-    return statistics.median(row[column] for row in rows)
-
-
 def report(rows):
     """A table for each size, in Markdown."""
     for plan in dict.fromkeys(row["plan"] for row in rows):
         size, threads, precision = plan
-        of_plan = [row for row in rows if row["plan"] == plan]
-        ours = [row for row in of_plan if row["peer"] == ENGINE]
-        if not ours:
+        times = {row["peer"]: row["ms_per_step_median"] for row in rows if row["plan"] == plan}
+        mine = next((row for row in rows if row["plan"] == plan and row["peer"] == ENGINE), None)
+        if mine is None:
             continue
-        mine, share = median(ours, "ms_per_step_median"), median(ours, "gflops") / median(ours, "sgemm_gflops")
         print(f"\n| {size}, threads: {threads}, {precision} | ms a step | times {ENGINE} |\n| --- | ---: | ---: |")
-        for name in dict.fromkeys(row["peer"] for row in of_plan):
-            time = median([row for row in of_plan if row["peer"] == name], "ms_per_step_median")
-            print(f"| {name} | {time:.2f} | {time / mine:.1f} |")
-        print(f"\n{ENGINE}: {100 * share:.0f} % of the speed of a product of 1024^3 in the same run")
+        for name, time in times.items():
+            print(f"| {name} | {time:.2f} | {time / times[ENGINE]:.1f} |")
+        share = mine["gflops"] / mine["sgemm_gflops"]
+        print(f"\n{ENGINE}: {100 * share:.0f} % of the speed of a product of 1024^3 in f32 in the same run")
 
 
 def draw(rows):
@@ -147,16 +139,13 @@ def draw(rows):
     figure, axes = pyplot.subplots(figsize=(8, 5))
     rows = [row for row in rows if row["plan"] in [(size, 2, "f32") for size in CURVE]]
     rows.sort(key=lambda row: CURVE.index(row["size"]))
-    parameters = {row["size"]: row["parameters"] for row in rows if row["peer"] == ENGINE}
+    ours = [row for row in rows if row["peer"] == ENGINE]
+    parameters = {row["size"]: row["parameters"] for row in ours}
     for name in dict.fromkeys(row["peer"] for row in rows):
-        points = {size: [row for row in rows if row["size"] == size and row["peer"] == name] for size in parameters}
-        points = {size: median(of_size, "tokens_per_second") for size, of_size in points.items() if of_size}
-        axes.plot([parameters[size] for size in points], points.values(), label=name, marker="o",
-                  linewidth=3 if name == ENGINE else 1.5)
-    ours = {size: [row for row in rows if row["size"] == size and row["peer"] == ENGINE] for size in parameters}
+        points = [(parameters[row["size"]], row["tokens_per_second"]) for row in rows if row["peer"] == name]
+        axes.plot(*zip(*points), label=name, marker="o", linewidth=3 if name == ENGINE else 1.5)
     # What the engine would do if all of its useful operations ran as fast as a large product.
-    ceiling = [median(of_size, "tokens_per_second") * median(of_size, "sgemm_gflops") / median(of_size, "gflops")
-               for of_size in ours.values()]
+    ceiling = [row["tokens_per_second"] * row["sgemm_gflops"] / row["gflops"] for row in ours]
     axes.plot(parameters.values(), ceiling, "--", color="gray", label="ceiling: a product of 1024³")
     axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="tokens a second, 2 threads, f32")
     axes.grid(True, which="both", alpha=0.3)
