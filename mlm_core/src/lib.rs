@@ -65,6 +65,8 @@
 // variable of that name that is missing. Only those whose functions are called through them are public.
 mod error;
 
+mod vectors;
+
 mod text;
 
 mod model;
@@ -79,7 +81,7 @@ mod figures;
 
 pub use analysis::evaluate::{Evaluation, Recovery, WordRecovery, evaluate, recovery};
 pub use analysis::predict::{FilledMask, Prediction, fill_mask};
-pub use engine::{Engine, OperationTime, Precision};
+pub use engine::{Engine, EngineConfig, OperationTime, Precision};
 pub use error::{Error, Result};
 pub use figures::figure::Figure;
 pub use figures::{markup, plot};
@@ -95,6 +97,7 @@ pub use text::masking::{MaskedTokens, Masker, Masking, Treatment};
 pub use text::tokenizer::{EncodedCorpus, SPECIAL_TOKENS, SpecialIds, Tokenizer};
 pub use training::history::{EpochRecord, History};
 pub use training::optimizer::{AdamW, AdamWConfig, Schedule};
+pub use vectors::Vectors;
 
 pub use candle_core;
 pub use candle_nn;

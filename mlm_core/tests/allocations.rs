@@ -34,7 +34,8 @@ fn a_step_takes_no_memory_whatever_the_batch() {
     let config = ModelConfig { hidden_dropout: 0.1, attention_dropout: 0.1, ..ModelConfig::new(50) };
     let params = Params::init(&config, &mut rng).unwrap();
     for (threads, precision) in [(1, Precision::F32), (2, Precision::F32), (3, Precision::F32), (2, Precision::Bf16)] {
-        let mut engine = Engine::with_precision(&params, threads, precision).unwrap();
+        let mut engine =
+            Engine::with_config(&params, EngineConfig { threads, precision, ..EngineConfig::default() }).unwrap();
         let mut gradients = Gradients::zeros(&engine).unwrap();
         let mut optimizer = AdamW::new(&engine, AdamWConfig::default()).unwrap();
         let mut step = |engine: &mut Engine, batch: &Batch| {

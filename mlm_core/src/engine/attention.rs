@@ -21,7 +21,7 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, with_simd};
+use pulp::{Simd, with_simd};
 
 use crate::engine::buffer::Buffer;
 use crate::engine::dropout::Dropout;
@@ -29,6 +29,7 @@ use crate::engine::factors::{Matrix, Panels};
 use crate::engine::matmul::{Start, Target, multiply};
 use crate::engine::vector;
 use crate::model::dropout::RowDropout;
+use crate::vectors::arch;
 
 /// What all sequences have in common.
 #[derive(Clone, Copy, Debug)]
@@ -137,7 +138,7 @@ pub(crate) fn backward(
 
 /// softmax(scale s) of each row, in its place. The largest score is subtracted first: e^0 = 1 is then the largest
 /// exponential, and nothing overflows.
-#[with_simd(softmax = Arch::new())]
+#[with_simd(softmax = arch())]
 #[inline(always)]
 fn softmax_simd<S: Simd>(simd: S, scores: &mut [f32], length: usize, scale: f32) {
     for row in scores.chunks_exact_mut(length) {
@@ -148,7 +149,7 @@ fn softmax_simd<S: Simd>(simd: S, scores: &mut [f32], length: usize, scale: f32)
 }
 
 /// dP becomes scale dS.
-#[with_simd(softmax_backward = Arch::new())]
+#[with_simd(softmax_backward = arch())]
 #[inline(always)]
 fn softmax_backward_simd<'a, S: Simd>(
     simd: S,
@@ -183,7 +184,7 @@ fn drop<'a>(
 }
 
 /// Drops some of a head's probabilities, or of their gradients.
-#[with_simd(drop_rows = Arch::new())]
+#[with_simd(drop_rows = arch())]
 #[inline(always)]
 fn drop_rows_simd<S: Simd>(_simd: S, shape: Heads, rows: Range<usize>, head: usize, probabilities: &mut [f32]) {
     for (probabilities, row) in probabilities.chunks_exact_mut(rows.len()).zip(rows) {

@@ -6,12 +6,13 @@
 
 use half::bf16;
 use pulp::bytemuck;
-use pulp::{Arch, Simd, WithSimd, with_simd};
+use pulp::{Simd, WithSimd, with_simd};
 
 use crate::engine::buffer::Buffer;
 use crate::engine::factors::{Matrix, Panels, Right, WIDTH, copy};
 use crate::engine::matmul::{self, Factor, MultiplyAdd, Product, Start, Target};
 use crate::engine::native;
+use crate::vectors::arch;
 
 /// How many rows of a left factor, or products of a sum, are rounded at once, so that they are still in a near cache when
 /// they are multiplied.
@@ -83,7 +84,7 @@ fn pair<'a>(matrix: Matrix<'_>, room: &'a mut Buffer) -> Matrix<'a, u32> {
     Matrix::part(pairs, depth, rows, rows).transposed()
 }
 
-#[with_simd(pair_along = Arch::new())]
+#[with_simd(pair_along = arch())]
 #[inline(always)]
 fn pair_along_simd<'a, S: Simd>(_simd: S, matrix: Matrix<'a>, pairs: &'a mut [u32]) {
     let depth = matrix.columns.div_ceil(2).max(1);
@@ -98,7 +99,7 @@ fn pair_along_simd<'a, S: Simd>(_simd: S, matrix: Matrix<'a>, pairs: &'a mut [u3
     }
 }
 
-#[with_simd(pair_across = Arch::new())]
+#[with_simd(pair_across = arch())]
 #[inline(always)]
 fn pair_across_simd<'a, S: Simd>(_simd: S, matrix: Matrix<'a>, pairs: &'a mut [u32]) {
     let mut rows = matrix.each_row();
@@ -140,7 +141,7 @@ impl Factor for u32 {
     fn dispatch(product: Product<'_, Self>) {
         match native::PairProducts::try_new() {
             Some(native) => native.run(product),
-            None => Arch::new().dispatch(product),
+            None => arch().dispatch(product),
         }
     }
 }
@@ -230,7 +231,7 @@ mod tests {
             let left = pair(Matrix::new(&x, depth), &mut room);
             let paths: [fn(Product<'_, u32>); 4] = [
                 Factor::dispatch,
-                |product| Arch::new().dispatch(product),
+                |product| arch().dispatch(product),
                 |product| pulp::Scalar128b.vectorize(product),
                 |product| pulp::Scalar.vectorize(product),
             ];

@@ -5,9 +5,10 @@
 //! y_i = f_i x_i,  f_i = 0 with probability p, else 1 / (1 - p)        dx_i = f_i dy_i
 //! ```
 
-use pulp::{Arch, Simd, with_simd};
+use pulp::{Simd, with_simd};
 
 use crate::model::dropout::{RowDropout, Site};
+use crate::vectors::arch;
 
 /// The dropout of one training step at one place of the model.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +19,7 @@ pub(crate) struct Dropout {
 }
 
 /// Forward and backward: x = f x for rows of `columns` units, the first of which is row `first` of the batch.
-#[with_simd(apply = Arch::new())]
+#[with_simd(apply = arch())]
 #[inline(always)]
 pub(crate) fn apply_simd<S: Simd>(_simd: S, dropout: Option<Dropout>, first: usize, columns: usize, x: &mut [f32]) {
     let Some(Dropout { seed, site, probability }) = dropout else { return };

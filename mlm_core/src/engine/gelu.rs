@@ -11,12 +11,13 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
-use pulp::{Arch, Simd, with_simd};
+use pulp::{Simd, with_simd};
 
 use crate::engine::vector;
+use crate::vectors::arch;
 
 /// y = x Φ(x); x becomes dy/dx.
-#[with_simd(forward = Arch::new())]
+#[with_simd(forward = arch())]
 #[inline(always)]
 pub(crate) fn forward_simd<'a, S: Simd>(simd: S, x: &'a mut [f32], y: &'a mut [f32]) {
     for (x, y) in x.chunks_mut(S::F32_LANES).zip(y.chunks_mut(S::F32_LANES)) {
@@ -28,7 +29,7 @@ pub(crate) fn forward_simd<'a, S: Simd>(simd: S, x: &'a mut [f32], y: &'a mut [f
 }
 
 /// dx = dy (dy/dx), in dy's place.
-#[with_simd(backward = Arch::new())]
+#[with_simd(backward = arch())]
 #[inline(always)]
 pub(crate) fn backward_simd<'a, S: Simd>(_simd: S, slope: &'a [f32], gradient: &'a mut [f32]) {
     for (gradient, slope) in gradient.iter_mut().zip(slope) {

@@ -14,12 +14,13 @@
 //! dx_j = Σ_i dn_i ∂n_i/∂x_j = r (dn_j - mean(dn) - n_j mean(dn n))
 //! ```
 
-use pulp::{Arch, Simd, with_simd};
+use pulp::{Simd, with_simd};
 
 use crate::engine::vector;
+use crate::vectors::arch;
 
 /// y = w n + b; x becomes n. `scale` receives r for each row `[tokens]`.
-#[with_simd(forward = Arch::new())]
+#[with_simd(forward = arch())]
 #[inline(always)]
 pub(crate) fn forward_simd<'a, S: Simd>(
     simd: S,
@@ -46,7 +47,7 @@ pub(crate) fn forward_simd<'a, S: Simd>(
 }
 
 /// dx in the place of dy; dw and db are written anew. `normal` is n and `scale` r, as forward left them.
-#[with_simd(backward = Arch::new())]
+#[with_simd(backward = arch())]
 #[inline(always)]
 pub(crate) fn backward_simd<'a, S: Simd>(
     simd: S,

@@ -14,13 +14,14 @@
 //!
 //! The decoder is a linear layer too, whose W are the word embeddings.
 
-use pulp::{Arch, Simd, with_simd};
+use pulp::{Simd, with_simd};
 
 use crate::engine::buffer::Buffer;
 use crate::engine::factors::{Matrix, Panels};
 use crate::engine::matmul::{Start, Target, multiply};
 use crate::engine::precision::Precision;
 use crate::engine::{bf16, vector};
+use crate::vectors::arch;
 
 /// Room to work in, and in which precision to multiply there.
 #[derive(Clone, Debug, Default)]
@@ -101,7 +102,7 @@ pub(crate) fn backward_weights(x: Matrix<'_>, dy: Matrix<'_>, dw: &mut [f32], db
 }
 
 /// The sum of all rows.
-#[with_simd(sum_rows = Arch::new())]
+#[with_simd(sum_rows = arch())]
 #[inline(always)]
 fn sum_rows_simd<'a, S: Simd>(_simd: S, rows: Matrix<'a>, sum: &'a mut [f32]) {
     sum.fill(0.0);

@@ -9,13 +9,14 @@
 //! The gradient is the prediction minus the truth. The largest logit is subtracted from all of a row, which changes
 //! nothing but keeps the exponentials from overflowing.
 
-use pulp::{Arch, Simd, with_simd};
+use pulp::{Simd, with_simd};
 
 use crate::engine::vector;
+use crate::vectors::arch;
 
 /// The sum of the rows' losses; each row of logits becomes its gradient, times `share`: 1 / masked, when the mean over
 /// the masked rows of the whole batch is asked for.
-#[with_simd(softmax_cross_entropy = Arch::new())]
+#[with_simd(softmax_cross_entropy = arch())]
 #[inline(always)]
 pub(crate) fn softmax_cross_entropy_simd<'a, S: Simd>(
     simd: S,

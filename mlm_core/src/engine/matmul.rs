@@ -9,9 +9,10 @@
 use std::array;
 
 use pulp::bytemuck::Pod;
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use crate::engine::factors::{Matrix, Right, WIDTH};
+use crate::vectors::arch;
 
 /// How many products are summed up before the sums go back to memory, so that a panel fits into the nearest cache.
 const DEPTH: usize = 256;
@@ -72,7 +73,7 @@ impl Factor for f32 {
     }
 
     fn dispatch(product: Product<'_, Self>) {
-        Arch::new().dispatch(product);
+        arch().dispatch(product);
     }
 }
 
@@ -276,7 +277,7 @@ mod tests {
     /// The widest vectors of the machine, narrower ones, and none.
     fn paths() -> Vec<fn(Product<'_>)> {
         let mut paths: Vec<fn(Product<'_>)> =
-            vec![|product| Arch::new().dispatch(product), |product| pulp::Scalar128b.vectorize(product), |product| {
+            vec![|product| arch().dispatch(product), |product| pulp::Scalar128b.vectorize(product), |product| {
                 pulp::Scalar.vectorize(product)
             }];
         #[cfg(target_arch = "x86_64")]

@@ -57,6 +57,7 @@ use crate::model::memory;
 use crate::model::params::{Params, Table};
 use crate::model::weights::{Numbers, Part, Rule, Values, Weights, squared_norm};
 use crate::text::batch::Batch;
+use crate::vectors::Vectors;
 
 /// Numbers that a worker keeps for each parameter: its weight and gradient, one of them for the others, and the weight
 /// copied twice for the products.
@@ -84,6 +85,23 @@ pub struct Engine {
     table: Arc<Table>,
     threads: usize,
     state: Mutex<State>,
+}
+
+/// How an [`Engine`] computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EngineConfig {
+    /// On how many threads, of which the calling one is the first; all cores of the machine if nothing else is said.
+    pub threads: usize,
+    /// What it rounds factors to.
+    pub precision: Precision,
+    /// How many numbers at a time.
+    pub vectors: Vectors,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self { threads: cores(), precision: Precision::default(), vectors: Vectors::default() }
+    }
 }
 
 struct State {
@@ -136,7 +154,7 @@ impl Engine {
     /// # Errors
     /// When the memory has no room for it, or the system starts no threads.
     pub fn new(params: &Params) -> Result<Self> {
-        Self::with_threads(params, cores())
+        Self::with_config(params, EngineConfig::default())
     }
 
     /// A model that computes on so many threads, of which the calling one is the first.
@@ -144,14 +162,15 @@ impl Engine {
     /// # Errors
     /// When that is none, the memory has no room, or the system starts no threads.
     pub fn with_threads(params: &Params, threads: usize) -> Result<Self> {
-        Self::with_precision(params, threads, Precision::F32)
+        Self::with_config(params, EngineConfig { threads, ..EngineConfig::default() })
     }
 
-    /// A model whose large products are computed in this precision.
+    /// A model that computes as it is told.
     ///
     /// # Errors
     /// As [`Engine::with_threads`].
-    pub fn with_precision(params: &Params, threads: usize, precision: Precision) -> Result<Self> {
+    pub fn with_config(params: &Params, how: EngineConfig) -> Result<Self> {
+        let EngineConfig { threads, precision, vectors } = how;
         if threads == 0 {
             return Err(Error::argument("threads", "at least 1", threads));
         }
@@ -174,7 +193,7 @@ impl Engine {
             mail.push(RwLock::new(if threads == 1 { Buffer::default() } else { params.as_slice().into() }));
         }
         let state = State {
-            pool: Pool::new(threads)?,
+            pool: Pool::new(threads, vectors)?,
             workers,
             owned: Owned::new(parameters, threads),
             mail,

@@ -6,11 +6,12 @@ pub(crate) use imp::PairProducts;
 mod imp {
     use std::arch::x86_64::_mm512_dpbf16_ps;
 
-    use pulp::bytemuck;
     use pulp::core_arch::x86::Avx512bf16;
     use pulp::x86::V4;
+    use pulp::{Arch, bytemuck};
 
     use crate::engine::matmul::{MultiplyAdd, Product};
+    use crate::vectors::arch;
 
     /// Products of pairs of bf16 with AVX-512, on processors that have these instructions, which is what a value stands for.
     #[derive(Clone, Copy, Debug)]
@@ -21,7 +22,8 @@ mod imp {
 
     impl PairProducts {
         pub(crate) fn try_new() -> Option<Self> {
-            Some(Self { simd: V4::try_new()?, _bf16: Avx512bf16::try_new()? })
+            let Arch::V4(simd) = arch() else { return None };
+            Some(Self { simd, _bf16: Avx512bf16::try_new()? })
         }
 
         #[allow(unsafe_code)]

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, with_simd};
+use pulp::{Simd, with_simd};
 
 use crate::engine::activations::{Activations, Normal, Scratch, Size};
 use crate::engine::attention::{self, Heads};
@@ -21,6 +21,7 @@ use crate::model::config::ModelConfig;
 use crate::model::dropout::Site;
 use crate::model::encoder::Mode;
 use crate::text::batch::Batch;
+use crate::vectors::arch;
 
 /// Some sequences of a batch: a worker's share.
 #[derive(Clone, Debug)]
@@ -339,7 +340,7 @@ impl Pass<'_> {
 }
 
 /// y += x.
-#[with_simd(add = Arch::new())]
+#[with_simd(add = arch())]
 #[inline(always)]
 pub(crate) fn add_simd<'a, S: Simd>(_simd: S, y: &'a mut [f32], x: &'a [f32]) {
     vector::add(y, x);

@@ -12,12 +12,15 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::vectors::Vectors;
 
 /// How long a thread looks for the next round before it sleeps.
 const PATIENCE: Duration = Duration::from_micros(100);
 
 /// The threads.
 pub(crate) struct Pool {
+    /// What they compute with.
+    vectors: Vectors,
     rounds: Arc<Rounds>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -54,8 +57,8 @@ impl Pool {
     ///
     /// # Errors
     /// When the system refuses to start so many.
-    pub(crate) fn new(threads: usize) -> Result<Self> {
-        let mut pool = Self { rounds: Arc::default(), threads: Vec::with_capacity(threads - 1) };
+    pub(crate) fn new(threads: usize, vectors: Vectors) -> Result<Self> {
+        let mut pool = Self { vectors, rounds: Arc::default(), threads: Vec::with_capacity(threads - 1) };
         // With more threads than cores, one that looks for work keeps another one from working.
         let patience = if threads > cores() { Duration::ZERO } else { PATIENCE };
         for nth in 1..threads {
@@ -65,7 +68,7 @@ impl Pool {
                 while let Some(round) = rounds.next(last, patience) {
                     last = round;
                     let work = *lock(&rounds.work);
-                    rounds.note_panic(catch_unwind(AssertUnwindSafe(|| work.map(|work| work(nth)))));
+                    rounds.note_panic(catch_unwind(AssertUnwindSafe(|| work.map(|work| vectors.within(|| work(nth))))));
                     rounds.working.fetch_sub(1, Ordering::Release);
                 }
             });
@@ -85,7 +88,7 @@ impl Pool {
         *lock(&rounds.work) = Some(forever(work));
         rounds.working.store(self.threads.len(), Ordering::Relaxed);
         rounds.begin(rounds.begun.load(Ordering::Relaxed) + 1);
-        rounds.note_panic(catch_unwind(AssertUnwindSafe(|| work(0))));
+        rounds.note_panic(catch_unwind(AssertUnwindSafe(|| self.vectors.within(|| work(0)))));
         let waiting = Instant::now();
         while rounds.working.load(Ordering::Acquire) > 0 {
             if waiting.elapsed() < PATIENCE { std::hint::spin_loop() } else { thread::yield_now() }
@@ -174,7 +177,7 @@ mod tests {
     fn every_thread_works_once_a_round() {
         for threads in 1..5 {
             let counts: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
-            let mut pool = Pool::new(threads).unwrap();
+            let mut pool = Pool::new(threads, Vectors::Widest).unwrap();
             for round in 1..500 {
                 pool.run(&|nth| _ = counts[nth].fetch_add(1, Ordering::Relaxed));
                 assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == round));
@@ -188,7 +191,7 @@ mod tests {
     #[test]
     fn after_a_panic_the_threads_are_there_as_before() {
         for panicking in 0..3 {
-            let mut pool = Pool::new(3).unwrap();
+            let mut pool = Pool::new(3, Vectors::Widest).unwrap();
             for round in 0..4 {
                 let ran = Mutex::new(Vec::new());
                 let work = |nth| {

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use candle_core::DType;
-use pulp::{Arch, Simd, with_simd};
+use pulp::{Simd, with_simd};
 
 use crate::error::{Error, Result};
 use crate::model::params::Table;
+use crate::vectors::arch;
 
 /// Weights that can be trained.
 pub trait Weights {
@@ -80,7 +81,7 @@ impl Values {
 }
 
 /// The sum of squares, in f64, in lanes that the compiler turns into vectors.
-#[with_simd(squared_norm = Arch::new())]
+#[with_simd(squared_norm = arch())]
 #[inline(always)]
 pub(crate) fn squared_norm_simd<S: Simd, T: Copy + Into<f64>>(_simd: S, values: &[T]) -> f64 {
     const LANES: usize = 16;

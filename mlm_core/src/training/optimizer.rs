@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use num_traits::Float;
-use pulp::{Arch, Simd, with_simd};
+use pulp::{Simd, with_simd};
 
 use crate::error::{Error, Result};
 use crate::model::gradients::Gradients;
 use crate::model::params::Table;
 use crate::model::weights::{Numbers, Part, Values, Weights};
+use crate::vectors::arch;
 
 /// The settings of AdamW; the default is PyTorch's.
 #[derive(Clone, Debug, PartialEq)]
@@ -186,7 +187,7 @@ impl Coefficients<f64> {
     }
 }
 
-#[with_simd(update = Arch::new())]
+#[with_simd(update = arch())]
 #[inline(always)]
 fn update_simd<'a, S: Simd, T: Float>(
     _simd: S,

@@ -2,6 +2,7 @@
 
 use mlm_core::candle_core::{DType, Device, Tensor};
 use mlm_core::rand::Rng;
+use mlm_core::rand::rngs::StdRng;
 use mlm_core::*;
 
 use crate::{assert_close, assert_gradients, assert_says, flat, largest, message, random_model, seeded};
@@ -9,6 +10,12 @@ use crate::{assert_close, assert_gradients, assert_says, flat, largest, message,
 /// Widths that no vector divides, more layers, heads and words than one panel of a product holds.
 fn largest_model() -> ModelConfig {
     ModelConfig { d_model: 60, heads: 4, layers: 4, d_ff: 70, max_len: 40, ..ModelConfig::new(90) }
+}
+
+/// One to three threads, on vectors of each width in turn.
+fn how(rng: &mut StdRng, round: u64, precision: Precision) -> EngineConfig {
+    let vectors = [Vectors::Widest, Vectors::Bits256, Vectors::None][round as usize % 3];
+    EngineConfig { threads: rng.random_range(1..=3), precision, vectors }
 }
 
 #[test]
@@ -28,7 +35,7 @@ fn loss_and_gradients_equal_the_reference_in_f64() {
         let reference = Reference::new(&params, DType::F64, &Device::Cpu).unwrap();
         let loss = reference.loss(&batch, mode).unwrap();
         let expected = reference.gradients(&loss).unwrap();
-        let mut engine = Engine::with_threads(&params, rng.random_range(1..=3)).unwrap();
+        let mut engine = Engine::with_config(&params, how(&mut rng, round, Precision::F32)).unwrap();
         let mut gradients = Gradients::zeros(&engine).unwrap();
         let ours = engine.forward(&batch, mode).unwrap();
         engine.backward(&mut gradients).unwrap();
@@ -52,7 +59,7 @@ fn gradients_in_bf16_are_near_those_in_f64() {
         let reference = Reference::new(&params, DType::F64, &Device::Cpu).unwrap();
         let loss = reference.loss(&batch, mode).unwrap();
         let expected = reference.gradients(&loss).unwrap();
-        let mut engine = Engine::with_precision(&params, rng.random_range(1..=3), Precision::Bf16).unwrap();
+        let mut engine = Engine::with_config(&params, how(&mut rng, round, Precision::Bf16)).unwrap();
         let mut gradients = Gradients::zeros(&engine).unwrap();
         let ours = engine.forward(&batch, mode).unwrap();
         engine.backward(&mut gradients).unwrap();
@@ -78,7 +85,7 @@ fn logits_hidden_states_and_attention_equal_the_reference() {
         let (params, batch) = random_model(&mut rng, &largest_model(), 0.2);
         let mode = if round % 2 == 0 { Mode::Evaluate } else { Mode::Train { dropout_seed: round } };
         let reference = Reference::new(&params, DType::F64, &Device::Cpu).unwrap();
-        let engine = Engine::with_threads(&params, rng.random_range(1..=3)).unwrap();
+        let engine = Engine::with_config(&params, how(&mut rng, round, Precision::F32)).unwrap();
         let [ours, theirs] =
             [engine.logits(&batch, mode), reference.logits(&batch, mode)].map(|logits| logits.unwrap());
         assert_eq!(ours.dims(), theirs.dims());

@@ -65,8 +65,12 @@ fn both_back_ends_and_any_number_of_threads_draw_the_same_loss_curve() {
 
 #[test]
 fn products_in_bf16_draw_nearly_the_same_loss_curve() {
-    let [exact, rounded] = [Precision::F32, Precision::Bf16]
-        .map(|precision| train(0, 5, |params| Engine::with_precision(params, 2, precision)).unwrap());
+    let [exact, rounded] = [Precision::F32, Precision::Bf16].map(|precision| {
+        train(0, 5, |params| {
+            Engine::with_config(params, EngineConfig { threads: 2, precision, ..EngineConfig::default() })
+        })
+        .unwrap()
+    });
     println!("losses {:.4?} in f32, {:.4?} in bf16", exact.losses, rounded.losses);
     for (exact, rounded) in exact.losses.iter().zip(&rounded.losses) {
         assert!((rounded / exact - 1.0).abs() < 0.01, "{rounded} in bf16, {exact} in f32");

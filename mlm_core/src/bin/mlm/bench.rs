@@ -115,7 +115,8 @@ impl Bench {
         let sequences = self.sequences(&mut rng)?;
         let (steps, operations) = match self.backend {
             BackEnd::Engine => {
-                let mut engine = Engine::with_precision(&params, threads, self.precision.into())?;
+                let how = EngineConfig { threads, precision: self.precision.into(), ..EngineConfig::default() };
+                let mut engine = Engine::with_config(&params, how)?;
                 self.steps(&mut engine, &sequences, self.warm_up())?;
                 engine.take_times();
                 (self.steps(&mut engine, &sequences, self.steps)?, engine.take_times())
