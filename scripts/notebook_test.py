@@ -11,6 +11,8 @@ from conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 (LAB_08,) = [path for path in NOTEBOOKS if path.name.startswith("08_")]
+# What they show is how fast this machine is.
+MEASURING = [path for path in NOTEBOOKS if path.name.startswith("11_")]
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 TIME = re.compile(r"[\d.]+(?:[mµ]?s\b| times)")
 
@@ -40,6 +42,12 @@ def is_same(line, again):
     return all(abs(a - b) <= (0.02 + 0.1 * max(abs(a), abs(b)) if learned else 0) for a, b in pairs)
 
 
+def say_the_same(line, again):
+    """Whether two lines are the same but for their numbers."""
+    line, again = (NUMBER.sub("a number", said).split() for said in (line, again))
+    return line == again
+
+
 def test_lines_are_compared_by_their_numbers():
     assert is_same("epoch 1  loss 3.287  fox 14 %", "epoch 1  loss 3.291  fox 15 %")
     assert not is_same("epoch 1  loss 3.287  fox 14 %", "epoch 1  loss 3.287  dog 14 %")
@@ -60,7 +68,8 @@ def test_committed_notebook_is_short_and_has_its_outputs(path):
     executed = code_cells(nbformat.read(ROOT / "target/notebooks" / path.name, as_version=4))
     for cell, again in zip(cells, executed, strict=True):
         lines = list(zip(shown(cell), shown(again), strict=True))
-        assert [pair for pair in lines if not is_same(*pair)] == [], cell.source
+        same = say_the_same if path in MEASURING else is_same
+        assert [pair for pair in lines if not same(*pair)] == [], cell.source
 
 
 def test_notebook_08_recovers_every_word_and_shows_its_figures():

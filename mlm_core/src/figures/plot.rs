@@ -1,5 +1,5 @@
-//! Takes histories, recoveries and vectors, draws them: loss curves, the recovery heat map and strips of colour, as
-//! [`Figure`]s.
+//! Takes histories, recoveries, vectors and measurements, draws them: loss curves, the recovery heat map, strips of colour
+//! and bars, as [`Figure`]s.
 //!
 //! Each drawing stands on a white card with dark text, so that it reads the same in a light and a dark notebook, on
 //! paper and on a projector.
@@ -291,6 +291,48 @@ pub fn vectors<S: AsRef<str>>(named: &[(S, Vec<f32>)]) -> Result<Figure> {
     }
     let names: Vec<&str> = named.iter().map(|(name, _)| name.as_ref()).collect();
     Ok(Figure::svg(source, format!("Vectors of {length} numbers as strips of colour: {}.", names.join("; "))))
+}
+
+/// Draws named measurements as bars from 0, one below the other, each with its number, which is in `unit`.
+///
+/// # Errors
+/// When there is none, or one that is negative or not a number.
+pub fn bars<S: AsRef<str>>(named: &[(S, f64)], unit: &str) -> Result<Figure> {
+    const BAR: i32 = 24;
+    const BAR_ROW: i32 = 34;
+    const LONGEST: f64 = 420.0;
+    if named.is_empty() {
+        return Err(Error::argument("named", "at least one measurement", "none"));
+    }
+    if let Some((name, value)) = named.iter().find(|(_, value)| !value.is_finite() || *value < 0.0) {
+        let actual = format!("{value} in {:?}", name.as_ref());
+        return Err(Error::argument("named", "numbers of at least 0", actual));
+    }
+    let largest = named.iter().map(|(_, value)| *value).fold(f64::MIN_POSITIVE, f64::max);
+    let widest = named.iter().map(|(name, _)| name.as_ref().chars().count()).max().unwrap_or(0);
+    let left = 24 + 8 * widest as i32;
+    let (width, height) = (left + LONGEST as i32 + 84, 16 + BAR_ROW * named.len() as i32 + 36);
+    let number = |value: f64| if value < 10.0 { format!("{value:.1}") } else { format!("{value:.0}") };
+    let mut source = String::new();
+    {
+        let root = card(&mut source, (width as u32, height as u32))?;
+        let text = |text: &str, at: (i32, i32), align: HPos| -> Result<()> {
+            let style = (FONT, 16).into_font().color(&INK).pos(Pos::new(align, VPos::Center));
+            root.draw(&Text::new(text.to_owned(), at, style)).map_err(drawing)
+        };
+        for (nth, (name, value)) in named.iter().enumerate() {
+            let top = 16 + BAR_ROW * nth as i32;
+            let right = left + (LONGEST * value / largest).round() as i32;
+            text(name.as_ref(), (left - 8, top + BAR / 2), HPos::Right)?;
+            let bar = Rectangle::new([(left, top), (right, top + BAR)], RUNS[0].filled());
+            root.draw(&bar).map_err(drawing)?;
+            text(&number(*value), (right + 8, top + BAR / 2), HPos::Left)?;
+        }
+        text(unit, (left, 16 + BAR_ROW * named.len() as i32 + 12), HPos::Left)?;
+        root.present().map_err(drawing)?;
+    }
+    let described: Vec<String> = named.iter().map(|(name, value)| format!("{} {}", name.as_ref(), number(*value))).collect();
+    Ok(Figure::svg(source, format!("Bars in {unit}: {}.", described.join("; "))))
 }
 
 /// Blue at -1, white at 0, red at 1 (the ends of ColorBrewer's RdBu); grey for what is not a number.

@@ -39,6 +39,15 @@ fn loss_curves_of_several_runs_share_their_axes() {
 }
 
 #[test]
+fn bars_are_as_long_as_their_numbers() {
+    let drawing = svg(&plot::bars(&[("one < two", 100.0), ("half", 50.0), ("none", 0.0)], "GFLOP/s").unwrap());
+    assert_says(&drawing, &["one &lt; two", "GFLOP/s", "100", "50", "0.0", r#"width="420""#, r#"width="210""#]);
+    assert_says(&message(plot::bars::<&str>(&[], "s")), &["named", "none"]);
+    assert_says(&message(plot::bars(&[("bad", f64::NAN)], "s")), &["NaN", "bad"]);
+    assert_says(&message(plot::bars(&[("bad", -1.0)], "s")), &["-1", "bad"]);
+}
+
+#[test]
 fn a_history_takes_finite_losses_in_order() {
     let mut history = run("run", &[4.0, 2.0]);
     let record = |epoch, loss| EpochRecord { epoch, train_loss: Some(loss), validation_loss: None };
