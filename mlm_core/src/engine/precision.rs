@@ -5,7 +5,7 @@ pub enum Precision {
     /// Not at all.
     #[default]
     F32,
-    /// To bf16, which has as large numbers as f32 but only 8 binary digits: many times as fast as f32 with instructions
-    /// made for it (AVX-512 BF16), and no faster without them.
+    /// To bf16, which reaches as far as f32 but has only 8 binary digits. With instructions made for it (AVX-512 BF16) a
+    /// step of a small model is 1.3 times as fast, that of a large one 1.6 times; without them it takes twice as long.
     Bf16,
 }
