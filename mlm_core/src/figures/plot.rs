@@ -331,7 +331,8 @@ pub fn bars<S: AsRef<str>>(named: &[(S, f64)], unit: &str) -> Result<Figure> {
         text(unit, (left, 16 + BAR_ROW * named.len() as i32 + 12), HPos::Left)?;
         root.present().map_err(drawing)?;
     }
-    let described: Vec<String> = named.iter().map(|(name, value)| format!("{} {}", name.as_ref(), number(*value))).collect();
+    let described: Vec<String> =
+        named.iter().map(|(name, value)| format!("{} {}", name.as_ref(), number(*value))).collect();
     Ok(Figure::svg(source, format!("Bars in {unit}: {}.", described.join("; "))))
 }
 
