@@ -1,5 +1,5 @@
-//! The engine: forward and backward of the whole model by hand, on the CPU, in f32 or with products in bf16. One operation a file, `forward` and
-//! `backward` side by side, in the order in which a batch meets them:
+//! The engine: forward and backward of the whole model by hand, on the CPU, in f32 or with products in bf16. One operation
+//! a file, `forward` and `backward` side by side, in the order in which a batch meets them:
 //!
 //! ```text
 //! embeddings -> layer_norm -> dropout -> linear -> attention -> gelu -> loss      over vector and matmul
