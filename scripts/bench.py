@@ -141,6 +141,7 @@ def draw(rows):
     rows.sort(key=lambda row: CURVE.index(row["size"]))
     ours = [row for row in rows if row["peer"] == ENGINE]
     parameters = {row["size"]: row["parameters"] for row in ours}
+    rows = [row for row in rows if row["size"] in parameters]
     for name in dict.fromkeys(row["peer"] for row in rows):
         points = [(parameters[row["size"]], row["tokens_per_second"]) for row in rows if row["peer"] == name]
         axes.plot(*zip(*points), label=name, marker="o", linewidth=3 if name == ENGINE else 1.5)

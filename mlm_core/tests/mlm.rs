@@ -45,5 +45,8 @@ fn mistakes_are_one_sentence_and_a_status() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("heads: expected a divisor of d_model = 64, got 3") && said.lines().count() == 1, "{said}");
+    let output = mlm(&["bench", "--backend", "reference", "--precision", "bf16"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("precision: expected f32 with the reference, got bf16"), "{said}");
     assert_eq!(mlm(&["bench", "--colour", "blue"]).status.code(), Some(2));
 }

@@ -3,9 +3,9 @@
 
 use crate::engine::attention;
 use crate::engine::buffer::Buffer;
+use crate::engine::config::Precision;
 use crate::engine::factors::Panels;
 use crate::engine::linear::Room;
-use crate::engine::precision::Precision;
 use crate::model::config::ModelConfig;
 
 /// The size of a share of a batch.

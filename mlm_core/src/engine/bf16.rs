@@ -48,15 +48,13 @@ pub(crate) fn multiply_deep(
     room: &mut Buffer,
 ) {
     let Target { values, row_step } = target;
-    let (left, mut first, mut start) = (left.transposed(), 0, Start::Zero);
-    loop {
+    let left = left.transposed();
+    // Once at least: the sum of no products is zero.
+    for first in (0..right.rows.max(1)).step_by(CHUNK) {
+        let start = if first == 0 { Start::Zero } else { Start::Target };
         pack(right.rows_from(first, CHUNK), panels, room);
         let pairs = pair(left.rows_from(first, CHUNK).transposed(), room);
         matmul::multiply(pairs, panels.filled(), start, Target::new(values, row_step));
-        (first, start) = (first + CHUNK, Start::Target);
-        if first >= right.rows {
-            break;
-        }
     }
 }
 
@@ -72,10 +70,7 @@ pub(crate) fn pack(right: Matrix<'_>, panels: &mut Panels, room: &mut Buffer) {
 fn pair<'a>(matrix: Matrix<'_>, room: &'a mut Buffer) -> Matrix<'a, u32> {
     let Matrix { rows, columns, column_step, .. } = matrix;
     let depth = columns.div_ceil(2);
-    if room.len() < rows * depth {
-        room.fit(rows * depth, rows * depth);
-    }
-    let pairs = bytemuck::cast_slice_mut(&mut room[..rows * depth]);
+    let pairs = bytemuck::cast_slice_mut(room.room(rows * depth));
     if column_step == 1 {
         pair_along(matrix, pairs);
         return Matrix::part(pairs, rows, depth, depth);

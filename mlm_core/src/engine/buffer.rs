@@ -31,6 +31,14 @@ impl Buffer {
         }
         self.0.resize(length, 0.0);
     }
+
+    /// So many of its numbers, whatever they are; memory is taken only where there is not enough.
+    pub(crate) fn room(&mut self, length: usize) -> &mut [f32] {
+        if self.len() < length {
+            self.fit(length, length);
+        }
+        &mut self[..length]
+    }
 }
 
 impl Default for Buffer {

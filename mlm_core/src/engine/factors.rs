@@ -131,11 +131,8 @@ impl Panels {
         columns: usize,
     ) -> impl Iterator<Item = (usize, &mut [[T; WIDTH]])> {
         (self.depth, self.columns) = (depth, columns);
-        let needed = Self::room(depth, columns);
-        if self.values.len() < needed {
-            self.values.fit(needed, needed);
-        }
-        let rows = bytemuck::cast_slice_mut::<f32, T>(&mut self.values[..needed]).as_chunks_mut().0;
+        let room = self.values.room(Self::room(depth, columns));
+        let rows = bytemuck::cast_slice_mut::<f32, T>(room).as_chunks_mut().0;
         (0..columns).step_by(WIDTH).zip(rows.chunks_exact_mut(depth.max(1)))
     }
 }

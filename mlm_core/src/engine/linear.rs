@@ -17,9 +17,9 @@
 use pulp::{Simd, with_simd};
 
 use crate::engine::buffer::Buffer;
+use crate::engine::config::Precision;
 use crate::engine::factors::{Matrix, Panels};
 use crate::engine::matmul::{Start, Target, multiply};
-use crate::engine::precision::Precision;
 use crate::engine::{bf16, vector};
 use crate::vectors::arch;
 

@@ -12,6 +12,7 @@ mod attention;
 mod bf16;
 mod buffer;
 mod clock;
+mod config;
 mod dropout;
 mod embeddings;
 mod factors;
@@ -25,14 +26,13 @@ mod matmul;
 mod native;
 mod pass;
 mod pool;
-mod precision;
 mod vector;
 
 #[cfg(test)]
 mod slopes;
 
 pub use crate::engine::clock::OperationTime;
-pub use crate::engine::precision::Precision;
+pub use crate::engine::config::{EngineConfig, Precision};
 
 use std::fmt;
 use std::mem;
@@ -48,7 +48,7 @@ use crate::engine::clock::{Clock, Operation};
 use crate::engine::layers::Layers;
 use crate::engine::mail::post;
 use crate::engine::pass::{Pass, Share};
-use crate::engine::pool::{Pool, cores, lock};
+use crate::engine::pool::{Pool, lock};
 use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 use crate::model::encoder::{Encoded, Encoder, Mode};
@@ -57,7 +57,6 @@ use crate::model::memory;
 use crate::model::params::{Params, Table};
 use crate::model::weights::{Numbers, Part, Rule, Values, Weights, squared_norm};
 use crate::text::batch::Batch;
-use crate::vectors::Vectors;
 
 /// Numbers that a worker keeps for each parameter: its weight and gradient, one of them for the others, and the weight
 /// copied twice for the products.
@@ -85,23 +84,6 @@ pub struct Engine {
     table: Arc<Table>,
     threads: usize,
     state: Mutex<State>,
-}
-
-/// How an [`Engine`] computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct EngineConfig {
-    /// On how many threads, of which the calling one is the first; all cores of the machine if nothing else is said.
-    pub threads: usize,
-    /// What it rounds factors to.
-    pub precision: Precision,
-    /// How many numbers at a time.
-    pub vectors: Vectors,
-}
-
-impl Default for EngineConfig {
-    fn default() -> Self {
-        Self { threads: cores(), precision: Precision::default(), vectors: Vectors::default() }
-    }
 }
 
 struct State {

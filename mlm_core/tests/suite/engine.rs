@@ -18,6 +18,14 @@ fn how(rng: &mut StdRng, round: u64, precision: Precision) -> EngineConfig {
     EngineConfig { threads: rng.random_range(1..=3), precision, vectors }
 }
 
+/// The loss of a batch, and the gradients.
+fn forward_and_back(encoder: &mut dyn Encoder, batch: &Batch, mode: Mode) -> (f64, Gradients) {
+    let mut gradients = Gradients::zeros(encoder).unwrap();
+    let loss = encoder.forward(batch, mode).unwrap();
+    encoder.backward(&mut gradients).unwrap();
+    (loss, gradients)
+}
+
 #[test]
 fn loss_and_gradients_equal_the_reference_in_f64() {
     let mut rng = seeded(1);
@@ -32,15 +40,11 @@ fn loss_and_gradients_equal_the_reference_in_f64() {
             }
         };
         let mode = Mode::Train { dropout_seed: round };
-        let reference = Reference::new(&params, DType::F64, &Device::Cpu).unwrap();
-        let loss = reference.loss(&batch, mode).unwrap();
-        let expected = reference.gradients(&loss).unwrap();
+        let mut reference = Reference::new(&params, DType::F64, &Device::Cpu).unwrap();
         let mut engine = Engine::with_config(&params, how(&mut rng, round, Precision::F32)).unwrap();
-        let mut gradients = Gradients::zeros(&engine).unwrap();
-        let ours = engine.forward(&batch, mode).unwrap();
-        engine.backward(&mut gradients).unwrap();
+        let (theirs, expected) = forward_and_back(&mut reference, &batch, mode);
+        let (ours, gradients) = forward_and_back(&mut engine, &batch, mode);
         let name = format!("round {round}, {engine:?}, {:?}", batch.offsets);
-        let theirs = loss.to_scalar::<f64>().unwrap();
         assert_close(&name, &[ours], &[theirs], theirs, 1e-4);
         println!("{name}");
         assert_gradients(&gradients, |name| flat(&expected.get(name).unwrap()), 1e-4);
@@ -56,14 +60,10 @@ fn gradients_in_bf16_are_near_those_in_f64() {
         let (params, batch) = random_model(&mut rng, &largest_model(), 0.1);
         let params = Params::init(params.config(), &mut rng).unwrap();
         let mode = Mode::Train { dropout_seed: round };
-        let reference = Reference::new(&params, DType::F64, &Device::Cpu).unwrap();
-        let loss = reference.loss(&batch, mode).unwrap();
-        let expected = reference.gradients(&loss).unwrap();
+        let mut reference = Reference::new(&params, DType::F64, &Device::Cpu).unwrap();
         let mut engine = Engine::with_config(&params, how(&mut rng, round, Precision::Bf16)).unwrap();
-        let mut gradients = Gradients::zeros(&engine).unwrap();
-        let ours = engine.forward(&batch, mode).unwrap();
-        engine.backward(&mut gradients).unwrap();
-        let theirs = loss.to_scalar::<f64>().unwrap();
+        let (theirs, expected) = forward_and_back(&mut reference, &batch, mode);
+        let (ours, gradients) = forward_and_back(&mut engine, &batch, mode);
         assert_close("loss", &[ours], &[theirs], theirs, 0.005);
         let (mut apart, mut long) = (0.0, 0.0);
         for name in gradients.names() {

@@ -47,8 +47,8 @@ pub(crate) struct Bench {
     #[arg(long, value_enum, default_value_t = BackEnd::Engine)]
     backend: BackEnd,
     /// What the engine rounds the factors of its large products to
-    #[arg(long, value_enum, default_value_t = Rounding::F32)]
-    precision: Rounding,
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    precision: Precision,
     /// Print one JSON object as the last line
     #[arg(long)]
     json: bool,
@@ -60,21 +60,6 @@ enum BackEnd {
     Engine,
     /// With candle, on the CPU, in f32
     Reference,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Rounding {
-    F32,
-    Bf16,
-}
-
-impl From<Rounding> for Precision {
-    fn from(rounding: Rounding) -> Self {
-        match rounding {
-            Rounding::F32 => Self::F32,
-            Rounding::Bf16 => Self::Bf16,
-        }
-    }
 }
 
 /// The parts of a step, in the order in which they pass.
@@ -113,13 +98,18 @@ impl Bench {
         let mut rng = StdRng::seed_from_u64(0);
         let params = Params::init(&self.config(), &mut rng)?;
         let sequences = self.sequences(&mut rng)?;
+        let precision = format!("{:?}", self.precision).to_lowercase();
         let (steps, operations) = match self.backend {
             BackEnd::Engine => {
-                let how = EngineConfig { threads, precision: self.precision.into(), ..EngineConfig::default() };
+                let how = EngineConfig { threads, precision: self.precision, ..EngineConfig::default() };
                 let mut engine = Engine::with_config(&params, how)?;
                 self.steps(&mut engine, &sequences, self.warm_up())?;
                 engine.take_times();
                 (self.steps(&mut engine, &sequences, self.steps)?, engine.take_times())
+            }
+            BackEnd::Reference if self.precision != Precision::F32 => {
+                let (expected, actual) = ("f32 with the reference".to_owned(), precision);
+                return Err(Error::Argument { argument: "precision", expected, actual });
             }
             BackEnd::Reference => {
                 let mut reference = Reference::new(&params, DType::F32, &Device::Cpu)?;
@@ -132,7 +122,6 @@ impl Bench {
         let (gflops, sgemm) = (useful / step.as_secs_f64() / 1e9, sgemm_gflops(threads));
         let tokens_per_second = (self.batch_size * self.seq_len) as f64 / step.as_secs_f64();
         let allocations_per_step = steps.allocations as f64 / self.steps as f64;
-        let precision = format!("{:?}", self.precision).to_lowercase();
         let (back_end, parameters) = (format!("{:?}", self.backend).to_lowercase(), params.len());
         if self.json {
             let outcome = json!({
