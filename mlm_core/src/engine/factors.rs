@@ -10,6 +10,9 @@ use crate::engine::buffer::Buffer;
 /// Columns of a panel: the 2 vectors of AVX-512 that a tile is wide, or twice the 2 of AVX2.
 pub(crate) const WIDTH: usize = 32;
 
+/// Rows, or columns, that lie farther apart than so many numbers drive each other out of the nearest cache.
+pub(crate) const FARTHEST: usize = 256;
+
 /// A view of numbers that lie somewhere in a slice as a matrix, row by row or, transposed, column by column.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrix<'a, T = f32> {
@@ -51,10 +54,8 @@ impl<'a, T> Matrix<'a, T> {
         (0..self.rows).map(move |row| &self.values[row * self.row_step..][..self.columns])
     }
 
-    /// Whether tiles can read it as a right factor as it lies: in whole vectors, and rows not so far apart that they drive
-    /// each other out of the nearest cache.
+    /// Whether tiles can read it as a right factor as it lies: in whole vectors, and rows not too far apart.
     fn is_fit(&self) -> bool {
-        const FARTHEST: usize = 256;
         let even = |count: usize| count.is_multiple_of(WIDTH / 2);
         self.column_step == 1 && even(self.columns) && even(self.row_step) && self.row_step <= FARTHEST
     }
