@@ -36,15 +36,25 @@ impl<'a, T> Matrix<'a, T> {
         Self { values, rows, columns, row_step, column_step: 1 }
     }
 
+    #[inline(always)]
     pub(crate) fn transposed(self) -> Self {
         let Self { values, rows, columns, row_step, column_step } = self;
         Self { values, rows: columns, columns: rows, row_step: column_step, column_step: row_step }
     }
 
     /// Its numbers from a row on, at most so many rows of them.
+    #[inline(always)]
     pub(crate) fn rows_from(self, first: usize, most: usize) -> Self {
         let rows = most.min(self.rows - first);
-        Self { values: &self.values[first * self.row_step..], rows, ..self }
+        // Rows of no columns may have no place.
+        let values = if self.columns == 0 { &[] } else { &self.values[first * self.row_step..] };
+        Self { values, rows, ..self }
+    }
+
+    /// Its numbers from a column on, at most so many columns of them.
+    #[inline(always)]
+    pub(crate) fn columns_from(self, first: usize, most: usize) -> Self {
+        self.transposed().rows_from(first, most).transposed()
     }
 
     /// The rows of a matrix that is not transposed.
@@ -103,7 +113,7 @@ impl Panels {
     pub(crate) fn pack(&mut self, right: Matrix<'_>) {
         if !right.is_fit() {
             for (first, panel) in self.panels_mut(right.rows, right.columns) {
-                copy(right.transposed().rows_from(first, WIDTH).transposed(), panel);
+                copy(right.columns_from(first, WIDTH), panel);
             }
         }
     }
@@ -138,12 +148,15 @@ impl Panels {
     }
 }
 
-/// Copies at most [`WIDTH`] columns into a panel.
-pub(crate) fn copy<T: Copy>(matrix: Matrix<'_, T>, panel: &mut [[T; WIDTH]]) {
+/// Copies at most `N` columns, each row into one of a panel.
+pub(crate) fn copy<T: Copy, const N: usize>(matrix: Matrix<'_, T>, panel: &mut [[T; N]]) {
     let width = matrix.columns;
     if matrix.column_step == 1 {
         for (row, from) in panel.iter_mut().zip(matrix.each_row()) {
-            row[..width].copy_from_slice(from);
+            match from.first_chunk() {
+                Some(from) => *row = *from, // Of a length that the compiler knows: no call.
+                None => row[..width].copy_from_slice(from),
+            }
         }
         return;
     }

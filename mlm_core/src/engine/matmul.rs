@@ -9,12 +9,11 @@
 
 use std::array;
 use std::cell::Cell;
-use std::ops::Range;
 
 use pulp::bytemuck::{self, Pod};
 use pulp::{Simd, WithSimd};
 
-use crate::engine::factors::{FARTHEST, Matrix, Right, WIDTH};
+use crate::engine::factors::{FARTHEST, Matrix, Right, WIDTH, copy};
 use crate::vectors::arch;
 
 /// How many products are summed up before the sums go back to memory, so that a panel fits into the nearest cache.
@@ -142,8 +141,9 @@ impl<T: Factor> Product<'_, T> {
         let (left, right) = (self.left, self.right);
         let (rows, columns, depth) = (left.rows, right.columns, left.columns);
         let copies = left.column_step > FARTHEST && columns > WIDTH;
-        let mut room = COLUMNS.take();
+        let mut room = Vec::new();
         if copies {
+            room = COLUMNS.take();
             room.resize(ROWS / highest * DEPTH, [0.0; HIGHEST]);
         }
         let parts = rows.div_ceil(ROWS);
@@ -151,6 +151,7 @@ impl<T: Factor> Product<'_, T> {
         loop {
             let rest = depth - from;
             let to = if rest < TOGETHER { depth } else { from + DEPTH.min(rest - rest % TOGETHER) };
+            let left = left.columns_from(from, to - from);
             for part in 0..parts {
                 let part = part * rows / parts..(part + 1) * rows / parts;
                 // Tiles of nearly the same height: 17 rows are 6 + 6 + 5, not 8 + 8 + 1.
@@ -161,7 +162,9 @@ impl<T: Factor> Product<'_, T> {
                 });
                 if copies {
                     for (block, room) in blocks.clone().zip(room.chunks_exact_mut(DEPTH)) {
-                        copy_columns(left, block, from..to, bytemuck::cast_slice_mut(room));
+                        // As many rows as there is room for: that is faster, and nobody looks at those after the block.
+                        let rows = left.rows_from(block.start, HIGHEST);
+                        copy::<T, HIGHEST>(rows.transposed(), bytemuck::cast_slice_mut(room));
                     }
                 }
                 for first in (0..columns).step_by(2 * S::F32_LANES) {
@@ -169,13 +172,12 @@ impl<T: Factor> Product<'_, T> {
                     let start = first / WIDTH * right.panel_step + first % WIDTH + from * right.row_step;
                     let panel = T::vectors::<S>(right.values.get(start..).unwrap_or_default());
                     for (nth, block) in blocks.clone().enumerate() {
-                        let (values, column_step) = if copies {
-                            (bytemuck::cast_slice(&room[nth * DEPTH..]), HIGHEST)
+                        let left = if copies {
+                            let columns = bytemuck::cast_slice(&room[nth * DEPTH..]);
+                            Matrix::part(columns, to - from, block.len(), HIGHEST).transposed()
                         } else {
-                            let start = block.start * left.row_step + from * left.column_step;
-                            (left.values.get(start..).unwrap_or_default(), left.column_step)
+                            left.rows_from(block.start, block.len())
                         };
-                        let left = Matrix { values, rows: block.len(), columns: to - from, column_step, ..left };
                         let tile = Tile { left, panel, top: block.start, first, from };
                         match (columns - first <= S::F32_LANES, to - from < TOGETHER) {
                             (false, false) => self.tile_of_height::<S, K, 2, TOGETHER>(simd, kernel, tile),
@@ -191,7 +193,9 @@ impl<T: Factor> Product<'_, T> {
                 break;
             }
         }
-        COLUMNS.set(room);
+        if copies {
+            COLUMNS.set(room);
+        }
     }
 
     #[inline(always)]
@@ -271,24 +275,6 @@ struct Tile<'a, S: Simd, T: Factor> {
     first: usize,
     /// How many products have been added before.
     from: usize,
-}
-
-/// Copies columns of a block of rows, each into a row of the room.
-#[inline(always)]
-fn copy_columns<T: Factor>(
-    matrix: Matrix<'_, T>,
-    block: Range<usize>,
-    columns: Range<usize>,
-    room: &mut [[T; HIGHEST]],
-) {
-    for (nth, to) in columns.zip(room) {
-        let column = &matrix.values[nth * matrix.column_step + block.start..];
-        // As many as there is room for, where they can be read: that is faster, and nobody looks at those after the block.
-        match column.first_chunk() {
-            Some(column) => *to = *column,
-            None => to[..block.len()].copy_from_slice(&column[..block.len()]),
-        }
-    }
 }
 
 /// Adds the products of columns of the left factor and rows of the right one: of `TOGETHER` columns at a time, as a
