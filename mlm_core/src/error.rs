@@ -47,6 +47,18 @@ pub enum Error {
         /// The value that came.
         actual: String,
     },
+    /// A file does not hold what it should.
+    #[error("{}: {item}: expected {expected}, got {actual}", path.display())]
+    Content {
+        /// The file, or the folder that lacks one.
+        path: PathBuf,
+        /// The field, tensor or part of the file.
+        item: String,
+        /// What was expected there.
+        expected: String,
+        /// What is there.
+        actual: String,
+    },
     /// The tokenizers crate failed.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
@@ -73,6 +85,15 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     pub(crate) fn argument(argument: &'static str, expected: impl Into<String>, actual: impl fmt::Display) -> Self {
         Error::Argument { argument, expected: expected.into(), actual: actual.to_string() }
+    }
+
+    pub(crate) fn content(path: &Path, item: &str, expected: impl Into<String>, actual: impl fmt::Display) -> Self {
+        Error::Content {
+            path: path.to_owned(),
+            item: item.to_owned(),
+            expected: expected.into(),
+            actual: actual.to_string(),
+        }
     }
 
     pub(crate) fn reading(path: &Path, source: std::io::Error) -> Self {

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! text       corpus -> tokenizer -> masking -> batch
-//! model      config -> params -> encoder (what a back end can do) -> reference (the back end in candle)
+//! model      config -> params (and Hugging Face directories) -> encoder (what a back end can do) -> reference (the back end in candle)
 //! engine     the back end by hand: one operation a file
 //! training   optimizer, history
 //! analysis   evaluate, predict
@@ -64,6 +64,8 @@
 // The modules are private: a notebook says `use mlm_core::*`, and a module called `text` would stand in for every
 // variable of that name that is missing. Only those whose functions are called through them are public.
 mod error;
+
+mod files;
 
 mod vectors;
 

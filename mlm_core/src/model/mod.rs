@@ -4,6 +4,9 @@ pub(crate) mod config;
 pub(crate) mod memory;
 pub(crate) mod params;
 
+pub(crate) mod config_json;
+pub(crate) mod pretrained;
+
 pub(crate) mod gradients;
 pub(crate) mod weights;
 

@@ -49,7 +49,7 @@ pub(crate) struct Entry {
 }
 
 impl Table {
-    fn new(config: &ModelConfig) -> Self {
+    pub(crate) fn new(config: &ModelConfig) -> Self {
         let mut entries = Vec::new();
         let mut end: usize = 0;
         for (name, shape) in shapes(config) {

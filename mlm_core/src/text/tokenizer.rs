@@ -13,8 +13,15 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Trainer};
 
+use serde_json::{Value, json};
+
 use crate::error::{Error, Result};
+use crate::files;
 use crate::text::corpus::Corpus;
+
+const JSON: &str = "tokenizer.json";
+const CONFIG: &str = "tokenizer_config.json";
+const VOCAB: &str = "vocab.txt";
 
 /// The five special tokens of BERT, in the order in which a trained vocabulary starts with them.
 pub const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
@@ -133,7 +140,7 @@ impl Tokenizer {
         trainer.feed(occurrences, |word| Ok(vec![word.to_owned()])).map_err(failed)?;
         let mut model = WordPiece::default();
         trainer.train(&mut model).map_err(failed)?;
-        Self::from_model(model, lowercase, "the trained vocabulary")
+        Self::from_model(model, normalizer, "the trained vocabulary")
     }
 
     /// Loads a `vocab.txt` as BERT's releases have it: one token a line, its id the line number from 0.
@@ -141,11 +148,38 @@ impl Tokenizer {
     /// # Errors
     /// When the file cannot be read, is not UTF-8, or lacks a special token.
     pub fn from_vocab(path: impl AsRef<Path>, lowercase: bool) -> Result<Self> {
-        let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|source| Error::reading(path, source))?;
-        let vocab = WordPiece::read_bytes(&bytes).map_err(|error| failed_in(path, error))?;
+        Self::from_vocab_with(path.as_ref(), bert_normalizer(lowercase))
+    }
+
+    fn from_vocab_with(path: &Path, normalizer: BertNormalizer) -> Result<Self> {
+        let vocab = WordPiece::read_bytes(&files::read(path)?).map_err(|error| failed_in(path, error))?;
         let model = WordPiece::builder().vocab(vocab).build().map_err(|error| failed_in(path, error))?;
-        Self::from_model(model, lowercase, &path.display().to_string())
+        Self::from_model(model, normalizer, &path.display().to_string())
+    }
+
+    /// Loads the tokenizer of a Hugging Face directory: its `tokenizer.json` or, where there is none, the `vocab.txt` of an
+    /// older release with the settings of `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// When neither is there, or a file cannot be read or understood, or lacks one of BERT's special tokens.
+    pub fn from_pretrained(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let [json, config, vocab] = [JSON, CONFIG, VOCAB].map(|name| dir.join(name));
+        if json.exists() {
+            return Self::from_file(json);
+        }
+        if !vocab.exists() {
+            return Err(Error::content(dir, "tokenizer", format!("{JSON} or {VOCAB}"), "neither"));
+        }
+        let settings = if config.exists() { files::read_json(&config)? } else { json!({}) };
+        let flag = |name: &str| match settings.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(other) => Err(Error::content(&config, name, "true, false or null", other)),
+        };
+        let lowercase = flag("do_lower_case")?.unwrap_or(true);
+        let chinese = flag("tokenize_chinese_chars")?.unwrap_or(true);
+        Self::from_vocab_with(&vocab, BertNormalizer::new(true, chinese, flag("strip_accents")?, lowercase))
     }
 
     /// Loads a `tokenizer.json` of the Hugging Face `tokenizers` library. Its own truncation and padding are
@@ -155,14 +189,15 @@ impl Tokenizer {
     /// When the file cannot be read or understood, or lacks one of BERT's special tokens.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|source| Error::reading(path, source))?;
-        let inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| failed_in(path, error))?;
+        // Read as JSON first: the `tokenizers` crate panics at a file that is none.
+        let json = files::read_json(path)?;
+        let inner = serde_json::from_value(json).map_err(|error| failed_in(path, error.into()))?;
         Self::from_inner(inner, &path.display().to_string())
     }
 
-    fn from_model(model: WordPiece, lowercase: bool, origin: &str) -> Result<Self> {
+    fn from_model(model: WordPiece, normalizer: BertNormalizer, origin: &str) -> Result<Self> {
         let mut inner = tokenizers::Tokenizer::new(model);
-        inner.with_normalizer(Some(bert_normalizer(lowercase))).map_err(failed)?;
+        inner.with_normalizer(Some(normalizer)).map_err(failed)?;
         inner.with_pre_tokenizer(Some(BertPreTokenizer));
         inner.with_decoder(Some(WordPieceDecoder::new(CONTINUATION.to_owned(), true)));
         Self::from_inner(inner, origin)
@@ -209,7 +244,29 @@ impl Tokenizer {
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let json = self.inner.to_string(true).map_err(failed)?;
-        std::fs::write(path, json).map_err(|source| Error::writing(path, source))
+        files::write(path, json.as_bytes())
+    }
+
+    /// Writes what `AutoTokenizer.from_pretrained` of `transformers` loads from the directory of a model that takes at most
+    /// `max_len` tokens; see [`crate::Params::save_pretrained`] for the model.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save_pretrained(&self, dir: impl AsRef<Path>, max_len: usize) -> Result<()> {
+        let dir = dir.as_ref();
+        files::create_folder(dir)?;
+        self.save(dir.join(JSON))?;
+        let [pad, unk, cls, sep, mask] = SPECIAL_TOKENS;
+        let config = json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": max_len,
+            "pad_token": pad,
+            "unk_token": unk,
+            "cls_token": cls,
+            "sep_token": sep,
+            "mask_token": mask,
+        });
+        files::write_json(&dir.join(CONFIG), &config)
     }
 
     /// The size of the vocabulary, special tokens included: ids run from 0 to one less.

@@ -9,6 +9,7 @@ mod gradients;
 mod lab;
 mod masking;
 mod model;
+mod pretrained;
 mod tokenizer;
 
 use mlm_core::candle_core::{DType, Tensor};

@@ -1,0 +1,66 @@
+//! Takes paths and bytes: reads whole files, and writes them so that a reader finds the old file or the new one, never a
+//! part of one; what is in them is left to those who ask.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|source| Error::reading(path, source))
+}
+
+/// A JSON file that holds an object.
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
+    match serde_json::from_slice(&read(path)?) {
+        Ok(value @ Value::Object(_)) => Ok(value),
+        Ok(_) => Err(Error::content(path, "the file", "a JSON object", "JSON of another kind")),
+        Err(error) => Err(Error::content(path, "the file", "JSON", error)),
+    }
+}
+
+/// Writes a file of JSON for people to read, too.
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
+    write(path, format!("{value:#}\n").as_bytes())
+}
+
+/// Writes a file, or leaves the one that was there as it was: the bytes go to the disk under another name, which then
+/// takes the place of the old one.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut partial: OsString = path.into();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let write = || {
+        let mut file = File::create(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)?;
+        sync_folder_of(path)
+    };
+    write().map_err(|source| {
+        // Of no use to anybody; and when it cannot be removed, what came first is what matters.
+        let _ = fs::remove_file(&partial);
+        Error::writing(path, source)
+    })
+}
+
+/// Makes sure that a new name in a folder outlives a loss of power.
+#[cfg(unix)]
+fn sync_folder_of(path: &Path) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Other systems do not open folders as files, and have no such call.
+#[cfg(not(unix))]
+fn sync_folder_of(_path: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
+pub(crate) fn create_folder(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).map_err(|source| Error::writing(path, source))
+}

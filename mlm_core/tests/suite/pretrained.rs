@@ -1,0 +1,290 @@
+//! Hugging Face directories: what one writes the other reads, whoever wrote it and however; damaged ones are refused.
+//! `scripts/parity` compares with `transformers` itself.
+
+use std::fs;
+use std::path::Path;
+
+use mlm_core::candle_core::{DType, Device, Tensor, safetensors};
+use mlm_core::*;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{assert_says, message, pieces, random_model, seeded};
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// A small model with its tokenizer, saved.
+fn saved() -> (TempDir, Params, Tokenizer) {
+    let (dir, tokenizer) = (folder(), pieces().unwrap());
+    let config = ModelConfig { d_model: 8, heads: 2, d_ff: 12, max_len: 16, ..ModelConfig::new(tokenizer.vocab()) };
+    let params = Params::init(&config, &mut seeded(0)).unwrap();
+    params.save_pretrained(&dir).unwrap();
+    tokenizer.save_pretrained(&dir, config.max_len).unwrap();
+    (dir, params, tokenizer)
+}
+
+/// The tensors of a saved model, in the order of their names.
+fn tensors(dir: &Path) -> Vec<(String, Tensor)> {
+    let mut tensors: Vec<_> =
+        safetensors::load(dir.join("model.safetensors"), &Device::Cpu).unwrap().into_iter().collect();
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    tensors
+}
+
+fn write(path: &Path, tensors: impl IntoIterator<Item = (String, Tensor)>) {
+    safetensors::save(&tensors.into_iter().collect(), path).unwrap();
+}
+
+/// Writes the weights of a saved model anew.
+fn rewrite(dir: &Path, change: impl FnMut((String, Tensor)) -> Option<(String, Tensor)>) {
+    write(&dir.join("model.safetensors"), tensors(dir).into_iter().filter_map(change));
+}
+
+/// Puts the weights of a saved model into several files with an index, and the vocabulary into a list.
+fn put_into_several_files(dir: &Path) {
+    let mut map = serde_json::Map::new();
+    for (nth, part) in tensors(dir).chunks(9).enumerate() {
+        let file = format!("model-{nth}.safetensors");
+        write(&dir.join(&file), part.to_vec());
+        map.extend(part.iter().map(|(name, _)| (name.clone(), json!(file))));
+    }
+    fs::write(dir.join("model.safetensors.index.json"), json!({ "weight_map": map }).to_string()).unwrap();
+    fs::remove_file(dir.join("model.safetensors")).unwrap();
+    let tokenizer = Tokenizer::from_pretrained(dir).unwrap();
+    let ids: Vec<u32> = (0..tokenizer.vocab() as u32).collect();
+    fs::write(dir.join("vocab.txt"), tokenizer.tokens(&ids).join("\n")).unwrap();
+    fs::remove_file(dir.join("tokenizer.json")).unwrap();
+}
+
+fn edit_json(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut json = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    change(&mut json);
+    fs::write(path, json.to_string()).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn what_is_saved_is_loaded_to_the_last_bit(seed in 0u64..1000, dropout in 0.0f64..1.0, range in 1e-5f64..1.0) {
+        let largest = ModelConfig { d_model: 12, heads: 3, d_ff: 20, max_len: 10, ..ModelConfig::new(30) };
+        let shape = random_model(&mut seeded(seed), &largest, dropout).0;
+        let config = ModelConfig { initializer_range: range, layer_norm_eps: range / 7.0, ..shape.config().clone() };
+        let params = Params::init(&config, &mut seeded(seed)).unwrap();
+        let dir = folder();
+        params.save_pretrained(&dir).unwrap();
+        let loaded = Params::from_pretrained(&dir).unwrap();
+        prop_assert_eq!(loaded.config(), params.config());
+        prop_assert!(loaded == params);
+    }
+}
+
+#[test]
+fn a_directory_has_the_files_and_tensors_that_transformers_looks_for() {
+    let (dir, params, tokenizer) = saved();
+    let mut files: Vec<_> =
+        fs::read_dir(&dir).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    files.sort();
+    assert_eq!(files, ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]);
+    let mut expected: Vec<&str> = params.names().collect();
+    expected.extend(["cls.predictions.decoder.bias", "cls.predictions.decoder.weight"]);
+    expected.sort();
+    let tensors = tensors(dir.path());
+    assert_eq!(tensors.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), expected);
+    let bytes = fs::read(dir.path().join("model.safetensors")).unwrap();
+    let header = String::from_utf8_lossy(&bytes[8..200]).into_owned();
+    assert!(header.contains(r#""__metadata__":{"format":"pt"}"#), "{header}");
+    let again = Tokenizer::from_pretrained(&dir).unwrap();
+    let text = "He [MASK] playfully, they worked";
+    assert_eq!(again.encode(text).unwrap(), tokenizer.encode(text).unwrap());
+}
+
+/// Without the prefix as a `BertModel`, with the names of old releases, without what is tied, with what is of no use here.
+#[test]
+fn the_names_of_every_release_are_understood() {
+    let (dir, params, _) = saved();
+    rewrite(dir.path(), |(name, tensor)| {
+        let tied = name.contains("decoder.") || name == "cls.predictions.bias";
+        let name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
+        (!tied).then(|| (name.trim_start_matches("bert.").to_owned(), tensor))
+    });
+    let zeros = |len: usize| Tensor::zeros(len, DType::F32, &Device::Cpu).unwrap();
+    let mut more = tensors(dir.path());
+    more.push(("cls.predictions.decoder.bias".to_owned(), zeros(params.config().vocab)));
+    more.push(("pooler.dense.bias".to_owned(), zeros(8)));
+    more.push(("cls.seq_relationship.bias".to_owned(), zeros(2)));
+    more.push(("embeddings.position_ids".to_owned(), Tensor::arange(0i64, 16, &Device::Cpu).unwrap()));
+    write(&dir.path().join("model.safetensors"), more);
+    assert!(Params::from_pretrained(&dir).unwrap() == params);
+}
+
+#[test]
+fn weights_may_be_in_several_files_and_in_half_precision() {
+    let (dir, params, _) = saved();
+    let path = |file: &str| dir.path().join(file);
+    let tensors = tensors(dir.path());
+    put_into_several_files(dir.path());
+    let index = path("model.safetensors.index.json");
+    assert!(Params::from_pretrained(&dir).unwrap() == params);
+
+    edit_json(&index, |json| json["weight_map"]["cls.predictions.bias"] = json!("../model-0.safetensors"));
+    assert_says(&message(Params::from_pretrained(&dir)), &["index.json", "cls.predictions.bias", "beside the index"]);
+    edit_json(&index, |json| json["weight_map"]["cls.predictions.bias"] = json!("model-77.safetensors"));
+    assert_says(&message(Params::from_pretrained(&dir)), &["cannot read", "model-77.safetensors"]);
+
+    for dtype in [DType::F16, DType::BF16] {
+        write(
+            &path("model.safetensors"),
+            tensors.iter().map(|(name, tensor)| (name.clone(), tensor.to_dtype(dtype).unwrap())),
+        );
+        let loaded = Params::from_pretrained(&dir).unwrap();
+        for (name, shape, values) in params.tensors() {
+            let tensor = Tensor::from_slice(values, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+            assert_eq!(loaded.get(name).unwrap(), crate::flat(&tensor).iter().map(|&v| v as f32).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn an_encoder_without_a_head_is_loaded_where_no_head_is_needed() {
+    let (dir, params, _) = saved();
+    rewrite(dir.path(), |(name, tensor)| (!name.starts_with("cls.")).then_some((name, tensor)));
+    let error = message(Params::from_pretrained(&dir));
+    assert_says(&error, &["cls.predictions.transform.dense.weight", "from_pretrained_encoder"]);
+    let loaded = Params::from_pretrained_encoder(&dir).unwrap();
+    for (name, _, values) in params.tensors() {
+        let ours = loaded.get(name).unwrap();
+        assert!(if name.starts_with("cls.") { ours.iter().all(|&v| v == 0.0) } else { ours == values }, "{name}");
+    }
+}
+
+#[test]
+fn another_model_is_refused_by_the_name_of_the_field() {
+    let (dir, ..) = saved();
+    let path = dir.path().join("config.json");
+    let original = fs::read(&path).unwrap();
+    for (field, value, parts) in [
+        ("model_type", json!("roberta"), ["\"bert\"", "\"roberta\""]),
+        ("hidden_act", json!("gelu_new"), ["\"gelu\"", "\"gelu_new\""]),
+        ("position_embedding_type", json!("relative_key"), ["\"absolute\"", "\"relative_key\""]),
+        ("is_decoder", json!(true), ["false", "true"]),
+        ("tie_word_embeddings", json!(false), ["shares the word embeddings", "false"]),
+        ("num_attention_heads", json!(3), ["divisor", "3"]),
+        ("hidden_size", json!("8"), ["a value that fits", "string"]),
+        ("vocab_size", json!(-1), ["a value that fits", "-1"]),
+        ("num_hidden_layers", json!(0), ["at least 1", "0"]),
+    ] {
+        edit_json(&path, |json| json[field] = value);
+        assert_says(&message(Params::from_pretrained(&dir)), &["config.json", field, parts[0], parts[1]]);
+        fs::write(&path, &original).unwrap();
+    }
+    edit_json(&path, |json| {
+        for field in ["hidden_act", "position_embedding_type", "is_decoder", "tie_word_embeddings", "pad_token_id"] {
+            json.as_object_mut().unwrap().remove(field);
+        }
+    });
+    assert_eq!(Params::from_pretrained(&dir).unwrap().config().pad, 0);
+}
+
+#[test]
+fn weights_that_do_not_fit_are_refused_by_the_name_of_the_tensor() {
+    const BIAS: &str = "bert.encoder.layer.1.output.dense.bias";
+    let (dir, ..) = saved();
+    let original = fs::read(dir.path().join("model.safetensors")).unwrap();
+    let changed = |change: &dyn Fn(Tensor) -> Option<Tensor>| {
+        rewrite(dir.path(), |(name, tensor)| Some((name.clone(), if name == BIAS { change(tensor)? } else { tensor })));
+        let error = message(Params::from_pretrained(&dir));
+        fs::write(dir.path().join("model.safetensors"), &original).unwrap();
+        assert_says(&error, &[BIAS]);
+        error
+    };
+    assert_says(&changed(&|_| None), &["a tensor of that name"]);
+    assert_says(&changed(&|tensor| Some(tensor.narrow(0, 0, 7).unwrap())), &["model.safetensors", "[8]", "[7]"]);
+    assert_says(&changed(&|tensor| Some(tensor.to_dtype(DType::F64).unwrap())), &["F32, F16 or BF16", "F64"]);
+    assert_says(&changed(&|tensor| Some(tensor.log().unwrap())), &["finite", "inf"]);
+
+    edit_json(&dir.path().join("config.json"), |json| json["num_hidden_layers"] = json!(1));
+    assert_says(&message(Params::from_pretrained(&dir)), &["bert.encoder.layer.1.", "the 1 layers"]);
+    edit_json(&dir.path().join("config.json"), |json| json["num_hidden_layers"] = json!(3));
+    assert_says(&message(Params::from_pretrained(&dir)), &["bert.encoder.layer.2.", "a tensor of that name"]);
+    // Of a size that no memory has, which must not be asked for.
+    edit_json(&dir.path().join("config.json"), |json| json["vocab_size"] = json!(u64::MAX));
+    assert_says(&message(Params::from_pretrained(&dir)), &["word_embeddings", "[59, 8]"]);
+
+    fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+    assert_says(&message(Params::from_pretrained(&dir)), &["model.safetensors", "neither", "pytorch_model.bin"]);
+}
+
+/// The vocabulary of a release from before there was a tokenizer.json.
+#[test]
+fn a_vocabulary_with_its_settings_is_a_tokenizer() {
+    let dir = folder();
+    assert_says(&message(Tokenizer::from_pretrained(&dir)), &["tokenizer.json or vocab.txt", "neither"]);
+    let tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "caf", "##é", "##e", "Caf", "中", "文", "中文"];
+    fs::write(dir.path().join("vocab.txt"), tokens.join("\n")).unwrap();
+    let encoded = |settings: Value| {
+        fs::write(dir.path().join("tokenizer_config.json"), settings.to_string()).unwrap();
+        let tokenizer = Tokenizer::from_pretrained(&dir).unwrap();
+        let ids = tokenizer.encode("Café 中文").unwrap();
+        tokenizer.tokens(&ids[1..ids.len() - 1]).join(" ")
+    };
+    assert_eq!(encoded(json!({})), "caf ##e 中 文");
+    assert_eq!(encoded(json!({ "do_lower_case": true, "strip_accents": false })), "caf ##é 中 文");
+    assert_eq!(encoded(json!({ "do_lower_case": false })), "Caf ##é 中 文");
+    assert_eq!(encoded(json!({ "do_lower_case": false, "strip_accents": true })), "Caf ##e 中 文");
+    assert_eq!(encoded(json!({ "tokenize_chinese_chars": false })), "caf ##e 中文");
+    fs::write(dir.path().join("tokenizer_config.json"), r#"{ "do_lower_case": "yes" }"#).unwrap();
+    let error = message(Tokenizer::from_pretrained(&dir));
+    assert_says(&error, &["tokenizer_config.json", "do_lower_case", "true, false or null", "yes"]);
+}
+
+proptest! {
+    // For a longer run: PROPTEST_CASES=100000.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(1000), ..ProptestConfig::default() })]
+
+    /// Whatever happens to a file on its way, a loader gives a model or an error that names a file.
+    #[test]
+    fn damaged_files_are_refused_or_harmless(
+        file in prop::sample::select(vec![
+            (0, "config.json"),
+            (0, "model.safetensors"),
+            (0, "tokenizer.json"),
+            (1, "model.safetensors.index.json"),
+            (1, "model-1.safetensors"),
+            (1, "vocab.txt"),
+            (1, "tokenizer_config.json"),
+        ]),
+        flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in proptest::option::of(any::<prop::sample::Index>()),
+    ) {
+        thread_local!(static SAVED: [TempDir; 2] = [saved().0, {
+            let (dir, ..) = saved();
+            put_into_several_files(dir.path());
+            dir
+        }]);
+        SAVED.with(|dirs| {
+            let dir = &dirs[file.0];
+            let path = dir.path().join(file.1);
+            let original = fs::read(&path).unwrap();
+            let mut bytes = original.clone();
+            for (at, byte) in flips {
+                let at = at.index(bytes.len().min(4096));
+                bytes[at] = byte;
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            fs::write(&path, bytes).unwrap();
+            let errors = [Params::from_pretrained(dir).err(), Tokenizer::from_pretrained(dir).err()];
+            fs::write(&path, original).unwrap();
+            for error in errors.into_iter().flatten() {
+                let (error, folder) = (error.to_string(), dir.path().display().to_string());
+                prop_assert!(error.contains(&folder), "{error:?} does not name a file");
+            }
+            Ok(())
+        })?;
+    }
+}
