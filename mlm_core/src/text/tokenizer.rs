@@ -183,7 +183,7 @@ impl Tokenizer {
     }
 
     /// Loads a `tokenizer.json` of the Hugging Face `tokenizers` library. Its own truncation and padding are
-    /// switched off, and the `[CLS] … [SEP]` template is added where it has none.
+    /// switched off, and BERT's `[CLS] … [SEP]` takes the place of its template.
     ///
     /// # Errors
     /// When the file cannot be read or understood, or lacks one of BERT's special tokens.
@@ -220,19 +220,17 @@ impl Tokenizer {
         inner.add_special_tokens(SPECIAL_TOKENS.map(|token| AddedToken::from(token, true))).map_err(failed)?;
         inner.with_truncation(None).map_err(failed)?;
         inner.with_padding(None);
-        let ids_of_nothing = inner.encode("", true).map_err(failed)?;
-        if ids_of_nothing.get_ids() != [special.cls, special.sep] {
-            let template = TemplateProcessing::builder()
-                .try_single("[CLS] $A [SEP]")
-                .and_then(|builder| {
-                    builder
-                        .special_tokens(vec![("[CLS]", special.cls), ("[SEP]", special.sep)])
-                        .build()
-                        .map_err(|error| error.to_string())
-                })
-                .map_err(Error::Tokenizer)?;
-            inner.with_post_processor(Some(template));
-        }
+        let template = TemplateProcessing::builder()
+            .try_single("[CLS] $A [SEP]")
+            .and_then(|builder| builder.try_pair("[CLS] $A [SEP] $B:1 [SEP]:1"))
+            .and_then(|builder| {
+                builder
+                    .special_tokens(vec![("[CLS]", special.cls), ("[SEP]", special.sep)])
+                    .build()
+                    .map_err(|error| error.to_string())
+            })
+            .map_err(Error::Tokenizer)?;
+        inner.with_post_processor(Some(template));
         let vocab = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
         Ok(Self { inner, special, vocab })
     }
