@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{assert_says, message, pieces, random_model, seeded};
+use crate::{assert_close, assert_says, flat, message, pieces, random_model, seeded};
 
 fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
@@ -63,6 +63,32 @@ fn edit_json(path: &Path, change: impl FnOnce(&mut Value)) {
     let mut json = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     change(&mut json);
     fs::write(path, json.to_string()).unwrap();
+}
+
+/// A model that `scripts/parity` let `transformers` make, with what that computes for texts of every kind.
+#[test]
+fn a_model_of_transformers_says_the_same_here() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/transformers");
+    let expected = safetensors::load(dir.join("expected.safetensors"), &Device::Cpu).unwrap();
+    let (texts, ids): (Vec<String>, Vec<Vec<u32>>) =
+        serde_json::from_slice(&fs::read(dir.join("texts.json")).unwrap()).unwrap();
+    let tokenizer = Tokenizer::from_pretrained(&dir).unwrap();
+    for (text, ids) in texts.iter().zip(&ids) {
+        assert_eq!(&tokenizer.encode(text).unwrap(), ids, "{text:?}");
+    }
+    let params = Params::from_pretrained(&dir).unwrap();
+    let encoder = Engine::new(&params).unwrap();
+    let (mut hidden, mut logits) = (Vec::new(), Vec::new());
+    for ids in ids.iter().filter(|ids| ids.len() <= params.config().max_len) {
+        let batch = Batch::with_gaps([ids.as_slice()], tokenizer.special().mask);
+        hidden.extend(flat(&encoder.encode(&batch, Mode::Evaluate).unwrap().hidden));
+        if !batch.masked_rows.is_empty() {
+            logits.extend(flat(&encoder.logits(&batch, Mode::Evaluate).unwrap()));
+        }
+    }
+    for (name, ours) in [("hidden", hidden), ("logits", logits)] {
+        assert_close(name, &ours, &flat(&expected[name]), 1.0, 1e-4);
+    }
 }
 
 proptest! {
@@ -143,7 +169,7 @@ fn weights_may_be_in_several_files_and_in_half_precision() {
         let loaded = Params::from_pretrained(&dir).unwrap();
         for (name, shape, values) in params.tensors() {
             let tensor = Tensor::from_slice(values, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
-            assert_eq!(loaded.get(name).unwrap(), crate::flat(&tensor).iter().map(|&v| v as f32).collect::<Vec<_>>());
+            assert_eq!(loaded.get(name).unwrap(), flat(&tensor).iter().map(|&v| v as f32).collect::<Vec<_>>());
         }
     }
 }
