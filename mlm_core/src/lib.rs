@@ -17,6 +17,7 @@
 //! | text | [`Corpus`], [`Tokenizer`] |
 //! | the task | [`Masking`], [`Masker`], [`Batch`], [`DataLoader`] |
 //! | the model | [`ModelConfig`], [`Params`], [`Encoder`]: [`Reference`] or [`Engine`], [`Mode`], [`pick_device`] |
+//! | in and out | `save_pretrained`, `from_pretrained` of [`Params`] and [`Tokenizer`]; `save`, `load` of [`History`] |
 //! | training | [`Gradients`], [`AdamW`], [`Schedule`], [`History`] |
 //! | what it has learned | [`evaluate`], [`recovery`], [`fill_mask`] |
 //! | to look at | [`plot`], [`markup`], [`Figure`] |

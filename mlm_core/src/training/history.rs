@@ -1,9 +1,17 @@
-//! Takes what a training measured, epoch by epoch, and keeps it for the figures of [`crate::figures::plot`].
+//! Takes what a training measured, epoch by epoch, and keeps it, in a file too, for the figures of [`crate::figures::plot`].
+
+use std::fmt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::files;
+
+const FILE: &str = "history.jsonl";
 
 /// What was measured in one epoch.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
     /// The epoch, counted from 1; 0 is before training.
     pub epoch: usize,
@@ -36,6 +44,11 @@ impl EpochRecord {
 /// assert!(history.push(EpochRecord::new(2, f64::NAN, 1.90)).is_err());
 /// let figure = plot::loss_curve(&[&history])?;
 /// assert!(figure.to_html().contains("from 4.77 (epoch 0) to 3.29 (epoch 1)"));
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let dir = folder.path();
+/// history.save(dir)?; // and, after a restart:
+/// assert_eq!(History::load(dir)?, history);
 /// # Ok(())
 /// # }
 /// ```
@@ -43,6 +56,14 @@ impl EpochRecord {
 pub struct History {
     name: String,
     records: Vec<EpochRecord>,
+}
+
+/// A line of the file.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    run: String,
+    #[serde(flatten)]
+    record: EpochRecord,
 }
 
 impl History {
@@ -78,5 +99,44 @@ impl History {
         }
         self.records.push(record);
         Ok(())
+    }
+
+    /// Writes the run into a folder, as `history.jsonl`: one JSON object a record, a line each.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
+        let dir = dir.as_ref();
+        files::create_folder(dir)?;
+        let path = &dir.join(FILE);
+        let mut text = String::new();
+        for record in &self.records {
+            let line = Line { run: self.name.clone(), record: record.clone() };
+            let json =
+                serde_json::to_string(&line).map_err(|error| Error::content(path, "record", "numbers", error))?;
+            text += &format!("{json}\n");
+        }
+        files::write(path, text.as_bytes())
+    }
+
+    /// Reads what [`Self::save`] wrote into a folder.
+    ///
+    /// # Errors
+    /// When the file cannot be read, has no record, or a line of it does not say what was measured in a later epoch; the
+    /// error names the line.
+    pub fn load(dir: impl AsRef<Path>) -> Result<Self> {
+        let path = &dir.as_ref().join(FILE);
+        let mut history: Option<Self> = None;
+        for (nth, line) in files::read(path)?.split(|&byte| byte == b'\n').enumerate() {
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            let wrong = |error: &dyn fmt::Display| {
+                Error::content(path, &format!("line {}", nth + 1), "the record of an epoch", error)
+            };
+            let Line { run, record } = serde_json::from_slice(line).map_err(|error| wrong(&error))?;
+            history.get_or_insert_with(|| Self::new(run)).push(record).map_err(|error| wrong(&error))?;
+        }
+        history.ok_or_else(|| Error::content(path, "the file", "a line for each epoch", "none"))
     }
 }

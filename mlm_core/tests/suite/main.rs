@@ -6,6 +6,7 @@ mod engine;
 mod figures;
 mod goldens;
 mod gradients;
+mod history;
 mod lab;
 mod masking;
 mod model;
