@@ -80,7 +80,7 @@ def test_notebook_08_recovers_every_word_and_shows_its_figures():
     assert float(last_loss) <= 0.15
     figures = [out.data["text/html"] for cell in cells for out in cell.outputs if "text/html" in out.get("data", {})]
     images = [out.data["image/svg+xml"] for cell in cells for out in cell.outputs if "image/svg+xml" in out.get("data", {})]
-    assert (len(images), len(figures)) == (3, 10)
+    assert (len(images), len(figures)) == (4, 11)
     assert sum(figure.count("data:image/svg+xml;base64,") for figure in figures) == len(images) + 2
 
 
@@ -94,6 +94,12 @@ def test_any_cell_of_notebook_08_runs_again_and_trains_to_the_same_numbers(kerne
             assert "epoch 5" in again
             lines = [[line for line in shown.splitlines() if line.startswith("epoch")] for shown in (first[nth], again)]
             assert lines[0] == lines[1]
+
+
+def test_after_a_restart_the_runs_of_notebook_08_are_drawn_again_without_training(kernel):
+    cells = [cell.source for cell in code_cells(nbformat.read(LAB_08, as_version=4))]
+    kernel.expect(cells[0])
+    assert "Loss in nats" in kernel.expect(cells[-1])
 
 
 def test_notebook_08_takes_a_text_of_ones_own_with_sentences_of_any_length(kernel, tmp_path):
