@@ -7,8 +7,8 @@
 //! text       corpus -> tokenizer -> masking -> batch
 //! model      config -> params (and Hugging Face directories) -> encoder (what a back end can do) -> reference (the back end in candle)
 //! engine     the back end by hand: one operation a file
-//! training   optimizer, history
 //! analysis   evaluate, predict
+//! training   optimizer, history -> checkpoint -> run (a training without a notebook)
 //! figures    plot, markup
 //! ```
 //!
@@ -18,7 +18,7 @@
 //! | the task | [`Masking`], [`Masker`], [`Batch`], [`DataLoader`] |
 //! | the model | [`ModelConfig`], [`Params`], [`Encoder`]: [`Reference`] or [`Engine`], [`Mode`], [`pick_device`] |
 //! | in and out | `save_pretrained`, `from_pretrained` of [`Params`] and [`Tokenizer`]; `save`, `load` of [`History`] |
-//! | training | [`Gradients`], [`AdamW`], [`Schedule`], [`History`] |
+//! | training | [`Gradients`], [`AdamW`], [`Schedule`], [`History`]; [`Training`], which can be interrupted |
 //! | what it has learned | [`evaluate`], [`recovery`], [`fill_mask`] |
 //! | to look at | [`plot`], [`markup`], [`Figure`] |
 //!
@@ -76,9 +76,9 @@ mod model;
 
 mod engine;
 
-mod training;
-
 mod analysis;
+
+mod training;
 
 mod figures;
 
@@ -100,6 +100,7 @@ pub use text::masking::{MaskedTokens, Masker, Masking, Treatment};
 pub use text::tokenizer::{EncodedCorpus, SPECIAL_TOKENS, SpecialIds, Tokenizer};
 pub use training::history::{EpochRecord, History};
 pub use training::optimizer::{AdamW, AdamWConfig, Schedule};
+pub use training::run::{BackEnd, Texts, Training, TrainingConfig, TrainingStep};
 pub use vectors::Vectors;
 
 pub use candle_core;

@@ -1,5 +1,7 @@
 //! The shape of the model: takes numbers, gives a checked [`ModelConfig`]; the weights are left to [`crate::model::params`].
 
+use serde::Serialize;
+
 use crate::error::{Error, Result};
 use crate::text::batch::Batch;
 
@@ -8,7 +10,7 @@ const MAX_LAYERS: usize = 1000;
 
 /// The shape of a BERT encoder with a masked language modeling head. The names in brackets are those of a Hugging
 /// Face `config.json`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelConfig {
     /// Size of the vocabulary (`vocab_size`).
     pub vocab: usize,

@@ -71,6 +71,14 @@ impl Values {
         }
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F64(values) => values.len(),
+        }
+    }
+
     /// The root of the sum of squares.
     pub(crate) fn norm(&self) -> f64 {
         match self {

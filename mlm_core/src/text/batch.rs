@@ -279,9 +279,27 @@ impl DataLoader {
 
     /// One pass over all sequences, in a new order and with new masks, both drawn from `rng`.
     pub fn epoch<'a>(&'a self, masker: &'a Masker, rng: &'a mut StdRng) -> Epoch<'a> {
+        Epoch { loader: self, masker, order: self.order(rng), rng, next: 0 }
+    }
+
+    /// The indices of all sequences in a random order.
+    pub(crate) fn order(&self, rng: &mut StdRng) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.sequences.len()).collect();
         order.shuffle(rng);
-        Epoch { loader: self, masker, rng, order, next: 0 }
+        order
+    }
+
+    /// The batch with that number, counted from 0, of those that `order` makes, or none after the last.
+    pub(crate) fn batch(
+        &self,
+        order: &[usize],
+        nth: usize,
+        masker: &Masker,
+        rng: &mut StdRng,
+    ) -> Option<Result<Batch>> {
+        let indices = order.chunks(self.batch_size).nth(nth)?;
+        let sequences = indices.iter().map(|&index| self.sequences[index].as_slice());
+        Some(Batch::masked(sequences, masker, rng))
     }
 
     /// One pass in the given order whose masks can be kept, so that evaluations of different models, or of one model
@@ -303,6 +321,7 @@ pub struct Epoch<'a> {
     masker: &'a Masker,
     rng: &'a mut StdRng,
     order: Vec<usize>,
+    /// The number of the next batch.
     next: usize,
 }
 
@@ -310,18 +329,13 @@ impl Iterator for Epoch<'_> {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let rest = &self.order[self.next..];
-        let indices = &rest[..rest.len().min(self.loader.batch_size)];
-        if indices.is_empty() {
-            return None;
-        }
-        self.next += indices.len();
-        let sequences = indices.iter().map(|&index| self.loader.sequences[index].as_slice());
-        Some(Batch::masked(sequences, self.masker, self.rng))
+        let batch = self.loader.batch(&self.order, self.next, self.masker, self.rng)?;
+        self.next += 1;
+        Some(batch)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let batches = (self.order.len() - self.next).div_ceil(self.loader.batch_size);
+        let batches = self.loader.batches() - self.next;
         (batches, Some(batches))
     }
 }

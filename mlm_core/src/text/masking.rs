@@ -3,6 +3,7 @@
 
 use rand::Rng;
 use rand::rngs::StdRng;
+use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::text::tokenizer::{SpecialIds, Tokenizer};
@@ -10,7 +11,7 @@ use crate::text::tokenizer::{SpecialIds, Tokenizer};
 /// How tokens are masked. The default has the rate and the shares of BERT (Devlin et al. 2019, section 3.1 and appendix
 /// A.1). Each token is drawn by itself, as in Hugging Face's `DataCollatorForLanguageModeling`; BERT's own code shuffles
 /// the positions of a sequence and takes the first `max(1, round(0.15 length))` of them, at most 20 by default.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Masking {
     /// The probability that a token (with `whole_word`: a word) is chosen to be recovered.
     pub rate: f64,

@@ -240,9 +240,12 @@ impl Tokenizer {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        let json = self.inner.to_string(true).map_err(failed)?;
-        files::write(path, json.as_bytes())
+        files::write(path.as_ref(), self.to_json()?.as_bytes())
+    }
+
+    /// What [`Self::save`] writes.
+    pub(crate) fn to_json(&self) -> Result<String> {
+        self.inner.to_string(true).map_err(failed)
     }
 
     /// Writes what `AutoTokenizer.from_pretrained` of `transformers` loads from the directory of a model that takes at most

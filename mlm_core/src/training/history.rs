@@ -11,7 +11,7 @@ use crate::files;
 const FILE: &str = "history.jsonl";
 
 /// What was measured in one epoch.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
     /// The epoch, counted from 1; 0 is before training.
     pub epoch: usize,
@@ -19,17 +19,23 @@ pub struct EpochRecord {
     pub train_loss: Option<f64>,
     /// Loss on the fixed validation masks after the epoch in nats, if there are any.
     pub validation_loss: Option<f64>,
+    /// Share of the masked tokens of validation for which the right token was the most likely one, if it was counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masked_accuracy: Option<f64>,
+    /// Tokens of the text that went through training in a second, if it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_second: Option<f64>,
 }
 
 impl EpochRecord {
     /// The losses of an epoch of training.
     pub fn new(epoch: usize, train_loss: f64, validation_loss: f64) -> Self {
-        Self { epoch, train_loss: Some(train_loss), validation_loss: Some(validation_loss) }
+        Self { epoch, train_loss: Some(train_loss), validation_loss: Some(validation_loss), ..Self::default() }
     }
 
     /// The validation loss of the initial weights.
     pub fn before_training(validation_loss: f64) -> Self {
-        Self { epoch: 0, train_loss: None, validation_loss: Some(validation_loss) }
+        Self { validation_loss: Some(validation_loss), ..Self::default() }
     }
 }
 

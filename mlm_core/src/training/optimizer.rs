@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use num_traits::Float;
 use pulp::{Simd, with_simd};
+use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::model::gradients::Gradients;
@@ -14,7 +15,7 @@ use crate::model::weights::{Numbers, Part, Values, Weights};
 use crate::vectors::arch;
 
 /// The settings of AdamW; the default is PyTorch's.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct AdamWConfig {
     /// Decay of the mean of gradients.
     pub beta1: f64,
@@ -88,6 +89,26 @@ impl AdamW {
     /// The number of steps taken.
     pub fn steps(&self) -> u32 {
         self.steps
+    }
+
+    /// The means of the gradients and of their squares, one number for each weight.
+    pub(crate) fn moments(&self) -> &[Values; 2] {
+        &self.moments
+    }
+
+    /// Goes on from what an optimizer of the same weights had after so many steps.
+    ///
+    /// # Errors
+    /// When the moments are of other weights.
+    pub(crate) fn restore(&mut self, steps: u32, moments: [Values; 2]) -> Result<()> {
+        for (expected, values) in self.moments.iter().zip(&moments) {
+            if (expected.dtype(), expected.count()) != (values.dtype(), values.count()) {
+                let [expected, actual] = [expected, values].map(|it| format!("{} in {:?}", it.count(), it.dtype()));
+                return Err(Error::argument("moments", expected, actual));
+            }
+        }
+        (self.steps, self.moments) = (steps, moments);
+        Ok(())
     }
 
     /// One update of all weights of `encoder`, the one that the optimizer was made for.

@@ -12,6 +12,7 @@ mod masking;
 mod model;
 mod pretrained;
 mod tokenizer;
+mod training;
 
 use mlm_core::candle_core::{DType, Tensor};
 use mlm_core::rand::rngs::StdRng;

@@ -1,0 +1,144 @@
+//! Takes the state of a training, gives a file that it goes on from, and back; when to write one is left to
+//! [`crate::training::run`].
+//!
+//! A checkpoint is one file in the safetensors format: three tensors of a number for each parameter, in the order of
+//! [`crate::Params::names`], and in the metadata all else as JSON, with a digest of the whole. It appears under its name once
+//! it is whole and on the disk.
+
+use std::collections::HashMap;
+use std::fs;
+use std::iter;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::files;
+use crate::training::history::EpochRecord;
+
+/// So many are kept, the latest ones.
+const KEPT: usize = 2;
+
+/// The tensors: weights, and the two moments of AdamW.
+const TENSORS: [&str; 3] = ["weights", "first_moment", "second_moment"];
+
+/// The fields of the metadata.
+const PROGRESS: &str = "progress";
+const DIGEST: &str = "sha256";
+
+/// The state of a training after some step.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Checkpoint {
+    pub(crate) progress: Progress,
+    /// Weights, mean of the gradients, mean of their squares `[3][parameters]`.
+    pub(crate) numbers: [Vec<f32>; 3],
+}
+
+/// How far a training is. What it draws at random follows from its seed and these numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    /// All that the course of the training follows from; it goes on with the same only.
+    pub(crate) plan: Value,
+    /// Steps taken.
+    pub(crate) steps: u32,
+    /// The time that they took, evaluations included.
+    pub(crate) seconds: f64,
+    pub(crate) epoch: EpochSums,
+    pub(crate) records: Vec<EpochRecord>,
+}
+
+/// Sums over the steps of the epoch that has begun.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct EpochSums {
+    pub(crate) loss: f64,
+    pub(crate) tokens: usize,
+    pub(crate) seconds: f64,
+}
+
+impl Checkpoint {
+    /// Writes the checkpoint into a folder, and then removes all but the last two.
+    pub(crate) fn save(&self, folder: &Path) -> Result<()> {
+        let path = &folder.join(format!("step-{}.safetensors", self.progress.steps));
+        let progress = serde_json::to_string(&self.progress)
+            .map_err(|error| Error::content(path, PROGRESS, "numbers that JSON has", error))?;
+        let bytes = self.numbers.each_ref().map(|numbers| -> Vec<u8> {
+            let mut bytes = Vec::with_capacity(size_of_val(numbers.as_slice()));
+            numbers.iter().for_each(|number| bytes.extend(number.to_le_bytes()));
+            bytes
+        });
+        let digest = digest(iter::once(progress.as_bytes()).chain(bytes.iter().map(Vec::as_slice)));
+        let metadata = HashMap::from([(PROGRESS.to_owned(), progress), (DIGEST.to_owned(), digest)]);
+        let wrong = |error| Error::content(path, "the file", "tensors that can be written", error);
+        let mut tensors = Vec::new();
+        for (name, bytes) in TENSORS.iter().zip(&bytes) {
+            let shape = vec![bytes.len() / size_of::<f32>()];
+            tensors.push((name, TensorView::new(Dtype::F32, shape, bytes).map_err(wrong)?));
+        }
+        files::write(path, &safetensors::serialize(tensors, Some(metadata)).map_err(wrong)?)?;
+        let old = all(folder)?;
+        for (_, path) in &old[..old.len().saturating_sub(KEPT)] {
+            fs::remove_file(path).map_err(|source| Error::writing(path, source))?;
+        }
+        Ok(())
+    }
+
+    /// The latest checkpoint of a folder, if it has any.
+    pub(crate) fn latest(folder: &Path) -> Result<Option<Self>> {
+        all(folder)?.last().map(|(_, path)| Self::load(path)).transpose()
+    }
+
+    fn load(path: &Path) -> Result<Self> {
+        let what = "a checkpoint as it was written (without this file, training goes on from the one before it)";
+        let wrong = |item: &str, actual: &dyn std::fmt::Display| Error::content(path, item, what, actual);
+        let buffer = files::read(path)?;
+        let (_, header) = SafeTensors::read_metadata(&buffer).map_err(|error| wrong("the file", &error))?;
+        let file = SafeTensors::deserialize(&buffer).map_err(|error| wrong("the file", &error))?;
+        let field = |name| {
+            let fields = header.metadata().as_ref();
+            fields.and_then(|fields| fields.get(name)).ok_or_else(|| wrong(name, &"no such field"))
+        };
+        let mut tensors = Vec::new();
+        for name in TENSORS {
+            let tensor = file.tensor(name).map_err(|error| wrong(name, &error))?;
+            if tensor.dtype() != Dtype::F32 {
+                return Err(wrong(name, &format!("numbers in {:?}", tensor.dtype())));
+            }
+            tensors.push(tensor.data());
+        }
+        let progress = field(PROGRESS)?;
+        if digest(iter::once(progress.as_bytes()).chain(tensors.iter().copied())) != *field(DIGEST)? {
+            return Err(wrong(DIGEST, &"the digest of other numbers: some are damaged"));
+        }
+        let progress = serde_json::from_str(progress).map_err(|error| wrong(PROGRESS, &error))?;
+        let numbers = [0, 1, 2].map(|nth: usize| {
+            let (numbers, _) = tensors[nth].as_chunks();
+            numbers.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+        });
+        Ok(Self { progress, numbers })
+    }
+}
+
+/// The checkpoints of a folder and the number of steps of each, the latest last.
+fn all(folder: &Path) -> Result<Vec<(u32, PathBuf)>> {
+    let mut checkpoints = Vec::new();
+    for file in fs::read_dir(folder).map_err(|source| Error::reading(folder, source))? {
+        let path = file.map_err(|source| Error::reading(folder, source))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let steps = name.strip_prefix("step-").and_then(|name| name.strip_suffix(".safetensors"));
+        if let Some(steps) = steps.and_then(|steps| steps.parse().ok()) {
+            checkpoints.push((steps, path));
+        }
+    }
+    checkpoints.sort();
+    Ok(checkpoints)
+}
+
+/// The SHA-256 digest of some parts, one after the other.
+pub(crate) fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut digest = Sha256::new();
+    parts.into_iter().for_each(|part| digest.update(part));
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,498 @@
+//! Takes encoded texts and a folder, trains a model into it step by step, and goes on after any interruption as if there
+//! had been none; what is shown meanwhile is left to those who ask for the steps.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::{self, File, TryLockError};
+use std::iter;
+use std::mem;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use candle_core::{DType, Device};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::analysis::evaluate::{Evaluation, evaluate};
+use crate::engine::{Engine, EngineConfig};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::model::config::ModelConfig;
+use crate::model::encoder::{Encoder, Mode};
+use crate::model::gradients::Gradients;
+use crate::model::params::Params;
+use crate::model::reference::Reference;
+use crate::model::weights::Values;
+use crate::text::batch::{Batch, DataLoader};
+use crate::text::masking::{Masker, Masking};
+use crate::text::tokenizer::Tokenizer;
+use crate::training::checkpoint::{Checkpoint, EpochSums, Progress, digest};
+use crate::training::history::{EpochRecord, History};
+use crate::training::optimizer::{AdamW, AdamWConfig, Schedule};
+
+const CHECKPOINTS: &str = "checkpoints";
+const LOCK: &str = "training.lock";
+
+/// The entries of a plan that say nothing to a reader.
+const DIGESTS: [&str; 3] = ["tokenizer", "train", "validation"];
+
+/// The longest gradient that a step takes (Devlin et al. 2019, as in Google's code).
+const MAX_NORM: f64 = 1.0;
+
+/// How a model is trained; the default is that of lab 08, but for its learning rate's warm-up of 60 steps.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TrainingConfig {
+    /// How often training goes through the text.
+    pub epochs: usize,
+    /// Sequences in a batch.
+    pub batch_size: usize,
+    /// The highest learning rate, see [`Schedule`].
+    pub lr: f64,
+    /// The share of all steps over which the learning rate rises, from 0 to 1.
+    pub warmup: f64,
+    /// The optimizer.
+    pub adamw: AdamWConfig,
+    /// Which tokens are to be recovered.
+    pub masking: Masking,
+    /// Initial weights, order, masks and dropout follow from it.
+    pub seed: u64,
+}
+
+impl Default for TrainingConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 5,
+            batch_size: 8,
+            lr: 1e-3,
+            warmup: 0.1,
+            adamw: AdamWConfig::default(),
+            masking: Masking::default(),
+            seed: 0,
+        }
+    }
+}
+
+/// The texts of a training: sequences of ids, see [`Tokenizer::encode_corpus`].
+#[derive(Clone, Debug)]
+pub struct Texts {
+    /// What the ids stand for.
+    pub tokenizer: Tokenizer,
+    /// What the model learns from.
+    pub train: Vec<Vec<u32>>,
+    /// What it is tested on after each epoch; none, if nothing is.
+    pub validation: Vec<Vec<u32>>,
+}
+
+/// What computes, see [`Encoder`].
+#[derive(Clone, Debug)]
+pub enum BackEnd {
+    /// The [`Engine`].
+    Engine(EngineConfig),
+    /// The [`Reference`] in f32.
+    Reference(Device),
+}
+
+impl BackEnd {
+    fn encoder(&self, params: &Params) -> Result<Box<dyn Encoder>> {
+        Ok(match self {
+            Self::Engine(config) => Box::new(Engine::with_config(params, *config)?),
+            Self::Reference(device) => Box::new(Reference::new(params, DType::F32, device)?),
+        })
+    }
+
+    /// What of it the last bits of the weights follow from, on one machine.
+    fn plan(&self) -> Value {
+        match self {
+            Self::Engine(EngineConfig { threads, precision, .. }) => {
+                json!({"engine": {"threads": threads, "precision": format!("{precision:?}")}})
+            }
+            Self::Reference(device) => json!({"reference": format!("{:?}", device.location())}),
+        }
+    }
+}
+
+/// What a step of training did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainingStep {
+    /// Its number, counted from 1.
+    pub step: usize,
+    /// The loss of its batch in nats.
+    pub loss: f64,
+    /// The tokens of its batch.
+    pub tokens: usize,
+    /// The record of the epoch that it ended, if it did.
+    pub epoch: Option<EpochRecord>,
+}
+
+/// A training that writes its state into a folder: after each epoch, and whenever [`Training::save`] says so. Whatever ends
+/// the process, [`Training::resume`] goes on from the last state that was written, and the weights are at the end, to the
+/// last bit, those of a training that nothing had interrupted: initial weights, order and masks are functions of the seed, the
+/// epoch and the step.
+///
+/// The folder is at all times one that `transformers` loads, with the weights as they were last saved. Its `history.jsonl`
+/// is what [`History::load`] reads, and `checkpoints/` has the last two states.
+///
+/// ```
+/// # use mlm_core::*;
+/// # fn main() -> Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let dir = &folder.path().join("run");
+/// let corpus = Corpus::from_lines(["the cake is a lie", "to be or not to be", "a fox"])?;
+/// let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
+/// let model = ModelConfig::new(tokenizer.vocab());
+/// let train = tokenizer.encode_corpus(&corpus, model.max_len)?.sequences;
+/// let texts = Texts { tokenizer, train, validation: Vec::new() };
+/// let config = TrainingConfig { epochs: 2, ..TrainingConfig::default() };
+/// let back_end = BackEnd::Engine(EngineConfig::default());
+///
+/// let mut training = Training::start(dir, &texts, &model, &config, &back_end)?;
+/// training.step()?; // the power fails
+/// drop(training);
+/// let mut training = Training::resume(dir, &texts, &model, &config, &back_end)?;
+/// while !training.is_finished() {
+///     training.step()?;
+/// }
+/// assert_eq!(History::load(dir)?.records().len(), 2);
+/// let trained = Params::from_pretrained(dir)?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Training {
+    dir: PathBuf,
+    /// Held until the training is dropped, so that no other one writes into the folder.
+    _lock: File,
+    /// All that the course of the training follows from.
+    plan: Value,
+    seed: u64,
+    encoder: Box<dyn Encoder>,
+    gradients: Gradients,
+    optimizer: AdamW,
+    schedule: Schedule,
+    steps: usize,
+    loader: DataLoader,
+    masker: Masker,
+    validation: Vec<Batch>,
+    /// The order of this epoch; empty where it has not been drawn.
+    order: Vec<usize>,
+    epoch: EpochSums,
+    history: History,
+    seconds: f64,
+}
+
+impl fmt::Debug for Training {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Training {{ {}, step {} of {} }}", self.dir.display(), self.step_number(), self.steps)
+    }
+}
+
+impl Training {
+    /// A training from the beginning, into a folder that is empty or does not exist.
+    ///
+    /// # Errors
+    /// When there is something in the folder, it cannot be written to, or an argument does not fit the others.
+    pub fn start(
+        dir: impl AsRef<Path>,
+        texts: &Texts,
+        model: &ModelConfig,
+        config: &TrainingConfig,
+        back_end: &BackEnd,
+    ) -> Result<Self> {
+        Self::open(dir.as_ref(), false, texts, model, config, back_end)
+    }
+
+    /// Goes on with the training in a folder, from the beginning where there is none yet.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; when the training in the folder is another one, which differs in its texts, its tokenizer or a
+    /// setting; when another process is at it; when its last checkpoint is damaged.
+    pub fn resume(
+        dir: impl AsRef<Path>,
+        texts: &Texts,
+        model: &ModelConfig,
+        config: &TrainingConfig,
+        back_end: &BackEnd,
+    ) -> Result<Self> {
+        Self::open(dir.as_ref(), true, texts, model, config, back_end)
+    }
+
+    fn open(
+        dir: &Path,
+        resume: bool,
+        texts: &Texts,
+        model: &ModelConfig,
+        config: &TrainingConfig,
+        back_end: &BackEnd,
+    ) -> Result<Self> {
+        let Texts { tokenizer, train, validation } = texts;
+        let TrainingConfig { epochs, batch_size, lr, warmup, adamw, masking, seed } = config;
+        if *epochs == 0 {
+            return Err(Error::argument("epochs", "at least 1", epochs));
+        }
+        if !(0.0..=1.0).contains(warmup) {
+            return Err(Error::argument("warmup", "a share of all steps, from 0 to 1", warmup));
+        }
+        let masker = Masker::new(tokenizer, masking.clone())?;
+        let loader = DataLoader::new(train.clone(), *batch_size)?;
+        let validation = match validation.as_slice() {
+            [] => Vec::new(),
+            sequences => {
+                let loader = DataLoader::new(sequences.to_vec(), *batch_size)?;
+                loader.fixed(&masker, &mut generator(*seed, Draw::Validation, 0))?
+            }
+        };
+        let steps = epochs.saturating_mul(loader.batches());
+        let schedule = Schedule::new(*lr, (warmup * steps as f64).round() as usize, steps)?;
+        let plan = json!({
+            "model": model,
+            "training": config,
+            "back_end": back_end.plan(),
+            "texts": {
+                "tokenizer": digest([tokenizer.to_json()?.as_bytes()]),
+                "train": fingerprint(train),
+                "validation": fingerprint(&texts.validation),
+            },
+        });
+
+        let lock = occupy(dir)?;
+        let folder = dir.join(CHECKPOINTS);
+        files::create_folder(&folder)?;
+        let found = Checkpoint::latest(&folder)?;
+        if let (false, Some(Checkpoint { progress, .. })) = (resume, &found) {
+            let expected = "an empty folder or a new one (or resume, to go on with the training in this one)";
+            let actual = format!("one with a training of {} steps", progress.steps);
+            return Err(Error::content(dir, "the folder", expected, actual));
+        }
+        let mut params = Params::init(model, &mut generator(*seed, Draw::Weights, 0))?;
+        if let Some(Checkpoint { progress, numbers: [weights, ..] }) = &found {
+            let differences = differences("", &progress.plan, &plan);
+            if !differences.is_empty() {
+                let expected = "the plan of the training that is in it (resume with the same texts and settings, or \
+                                start another one in another folder)";
+                return Err(Error::content(dir, "the training", expected, differences.join(", ")));
+            }
+            if weights.len() != params.len() {
+                return Err(Error::content(&folder, "weights", params.len().to_string(), weights.len()));
+            }
+            params.as_mut_slice().copy_from_slice(weights);
+        }
+        let encoder = back_end.encoder(&params)?;
+        let mut training = Self {
+            dir: dir.to_owned(),
+            _lock: lock,
+            plan,
+            seed: *seed,
+            gradients: Gradients::zeros(encoder.as_ref())?,
+            optimizer: AdamW::new(encoder.as_ref(), adamw.clone())?,
+            encoder,
+            schedule,
+            steps,
+            loader,
+            masker,
+            validation,
+            order: Vec::new(),
+            epoch: EpochSums::default(),
+            history: History::new(dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy()),
+            seconds: 0.0,
+        };
+        match found {
+            Some(Checkpoint { progress, numbers: [_, first, second] }) => {
+                training.optimizer.restore(progress.steps, [first, second].map(Values::F32))?;
+                (training.epoch, training.seconds) = (progress.epoch, progress.seconds);
+                for record in progress.records {
+                    training.history.push(record)?;
+                }
+                training.publish(&params)?;
+            }
+            None => {
+                if !training.validation.is_empty() {
+                    let untrained = training.validated(EpochRecord::default())?;
+                    training.history.push(untrained)?;
+                }
+                training.save()?;
+            }
+        }
+        tokenizer.save_pretrained(dir, model.max_len)?;
+        Ok(training)
+    }
+
+    /// The number of steps taken, those before an interruption included.
+    pub fn step_number(&self) -> usize {
+        self.optimizer.steps() as usize
+    }
+
+    /// The number of steps in all epochs together.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    /// Whether the last step has been taken.
+    pub fn is_finished(&self) -> bool {
+        self.step_number() >= self.steps
+    }
+
+    /// How long the training has taken, in seconds, without the time between an interruption and the state before it that
+    /// was written.
+    pub fn seconds(&self) -> f64 {
+        self.seconds
+    }
+
+    /// The epochs so far.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// The model as it is now.
+    pub fn encoder(&self) -> &dyn Encoder {
+        self.encoder.as_ref()
+    }
+
+    /// Takes one step: forward, backward, clipping to 1, update. The last one of an epoch evaluates the model, adds to the
+    /// history, and saves.
+    ///
+    /// # Errors
+    /// After the last step; when the loss is not finite; when the state cannot be written.
+    pub fn step(&mut self) -> Result<TrainingStep> {
+        let start = Instant::now();
+        let step = self.step_number();
+        let lr = self.schedule.lr(step)?;
+        let (epoch, nth) = (step / self.loader.batches(), step % self.loader.batches());
+        if nth == 0 || self.order.is_empty() {
+            self.order = self.loader.order(&mut generator(self.seed, Draw::Order, epoch));
+        }
+        let mut rng = generator(self.seed, Draw::Masks, step);
+        let batch = self.loader.batch(&self.order, nth, &self.masker, &mut rng).expect("a batch of the epoch")?;
+        let dropout_seed = generator(self.seed, Draw::Dropout, step).random();
+        let loss = self.encoder.forward(&batch, Mode::Train { dropout_seed })?;
+        if !loss.is_finite() {
+            let expected = format!("a finite number at step {} (try a smaller learning rate)", step + 1);
+            return Err(Error::argument("loss", expected, loss));
+        }
+        self.encoder.backward(&mut self.gradients)?;
+        self.gradients.clip(MAX_NORM)?;
+        self.optimizer.step(self.encoder.as_mut(), &self.gradients, lr)?;
+        self.epoch.loss += loss;
+        self.epoch.tokens += batch.tokens();
+        self.epoch.seconds += start.elapsed().as_secs_f64();
+        let is_last = nth + 1 == self.loader.batches();
+        let record = if is_last { Some(self.end_epoch(epoch + 1)?) } else { None };
+        self.seconds += start.elapsed().as_secs_f64();
+        if is_last {
+            self.save()?;
+        }
+        Ok(TrainingStep { step: step + 1, loss, tokens: batch.tokens(), epoch: record })
+    }
+
+    fn end_epoch(&mut self, epoch: usize) -> Result<EpochRecord> {
+        let EpochSums { loss, tokens, seconds } = mem::take(&mut self.epoch);
+        let record = self.validated(EpochRecord {
+            epoch,
+            train_loss: Some(loss / self.loader.batches() as f64),
+            tokens_per_second: Some(tokens as f64 / seconds),
+            ..EpochRecord::default()
+        })?;
+        self.history.push(record.clone())?;
+        Ok(record)
+    }
+
+    /// The record with what validation measures, if there is any.
+    fn validated(&self, record: EpochRecord) -> Result<EpochRecord> {
+        if self.validation.is_empty() {
+            return Ok(record);
+        }
+        let Evaluation { loss, accuracy, .. } = evaluate(self.encoder.as_ref(), &self.validation)?;
+        Ok(EpochRecord { validation_loss: Some(loss), masked_accuracy: Some(accuracy), ..record })
+    }
+
+    /// Writes the state, and the model with its history.
+    ///
+    /// # Errors
+    /// When it cannot be written; the last state that was is still there then.
+    pub fn save(&self) -> Result<()> {
+        let params = self.encoder.params()?;
+        let [Values::F32(first), Values::F32(second)] = self.optimizer.moments() else {
+            return Err(Error::argument("back_end", "one that computes in f32", "f64"));
+        };
+        let progress = Progress {
+            plan: self.plan.clone(),
+            steps: self.optimizer.steps(),
+            seconds: self.seconds,
+            epoch: self.epoch.clone(),
+            records: self.history.records().to_vec(),
+        };
+        let numbers = [params.as_slice(), first, second].map(<[f32]>::to_vec);
+        Checkpoint { progress, numbers }.save(&self.dir.join(CHECKPOINTS))?;
+        self.publish(&params)
+    }
+
+    /// Writes what others read.
+    fn publish(&self, params: &Params) -> Result<()> {
+        params.save_pretrained(&self.dir)?;
+        if self.history.records().is_empty() { Ok(()) } else { self.history.save(&self.dir) }
+    }
+}
+
+/// What numbers are drawn for: each has a generator of its own.
+#[derive(Clone, Copy)]
+enum Draw {
+    Weights,
+    Validation,
+    /// Of an epoch.
+    Order,
+    /// Of a step.
+    Masks,
+    /// Of a step.
+    Dropout,
+}
+
+/// The generator of what is drawn for the `nth` time: a function of these three numbers and of nothing before.
+fn generator(seed: u64, draw: Draw, nth: usize) -> StdRng {
+    let mut key = [0; 32];
+    for (bytes, number) in key.as_chunks_mut().0.iter_mut().zip([seed, draw as u64, nth as u64]) {
+        *bytes = number.to_le_bytes();
+    }
+    StdRng::from_seed(key)
+}
+
+/// Makes sure that a folder is there, that it has nothing in it but what a training writes, and that no other process
+/// trains into it while the file lives.
+fn occupy(dir: &Path) -> Result<File> {
+    let path = &dir.join(LOCK);
+    if dir.exists() && !path.exists() {
+        let reading = |source| Error::reading(dir, source);
+        if let Some(file) = fs::read_dir(dir).map_err(reading)?.next() {
+            let actual = format!("one that has {} in it and no training", file.map_err(reading)?.file_name().display());
+            return Err(Error::content(dir, "the folder", "an empty or a new one, or one with a training", actual));
+        }
+    }
+    files::create_folder(dir)?;
+    let lock = File::create(path).map_err(|source| Error::writing(path, source))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::content(dir, "the folder", "one into which no other process trains", "one with a process at it"))
+        }
+        Err(TryLockError::Error(source)) => Err(Error::writing(path, source)),
+    }
+}
+
+/// A digest of sequences of ids.
+fn fingerprint(sequences: &[Vec<u32>]) -> String {
+    // Lengths keep apart what was cut differently.
+    let numbers = sequences.iter().flat_map(|ids| iter::once(ids.len() as u32).chain(ids.iter().copied()));
+    digest([numbers.flat_map(u32::to_le_bytes).collect::<Vec<u8>>().as_slice()])
+}
+
+/// What differs between two plans, in words.
+fn differences(name: &str, before: &Value, now: &Value) -> Vec<String> {
+    match (before, now) {
+        (Value::Object(fields), Value::Object(others)) => {
+            let names: BTreeSet<&String> = fields.keys().chain(others.keys()).collect();
+            (names.into_iter()).flat_map(|key| differences(key, &before[key], &now[key])).collect()
+        }
+        _ if before == now => Vec::new(),
+        (Value::String(_), Value::String(_)) if DIGESTS.contains(&name) => vec![format!("other {name}")],
+        _ => vec![format!("{name} {now} where it was {before}")],
+    }
+}

@@ -1,0 +1,265 @@
+//! A training that is interrupted, wherever, ends with the weights of one that is not.
+
+use std::fs;
+use std::path::Path;
+
+use mlm_core::candle_core::Device;
+use mlm_core::*;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::five_sentences;
+
+const STEPS: usize = 12;
+
+/// What is trained: 6 sentences in batches of 4, two a epoch.
+#[derive(Clone)]
+struct Plan {
+    texts: Texts,
+    model: ModelConfig,
+    config: TrainingConfig,
+    back_end: BackEnd,
+}
+
+impl Plan {
+    fn new() -> Self {
+        let corpus = five_sentences().unwrap().repeat(3).unwrap();
+        let tokenizer = Tokenizer::train(&corpus, 80, true).unwrap();
+        let sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences;
+        let model = ModelConfig {
+            d_model: 8,
+            d_ff: 16,
+            layers: 1,
+            heads: 2,
+            hidden_dropout: 0.1,
+            attention_dropout: 0.1,
+            ..ModelConfig::new(tokenizer.vocab())
+        };
+        let (train, validation) = (sequences[..15].to_vec(), sequences[..5].to_vec());
+        Self {
+            texts: Texts { tokenizer, train, validation },
+            model,
+            config: TrainingConfig { epochs: 3, batch_size: 4, ..TrainingConfig::default() },
+            back_end: BackEnd::Engine(EngineConfig { threads: 2, ..EngineConfig::default() }),
+        }
+    }
+
+    fn start(&self, dir: &Path) -> Result<Training> {
+        Training::start(dir, &self.texts, &self.model, &self.config, &self.back_end)
+    }
+
+    fn resume(&self, dir: &Path) -> Result<Training> {
+        Training::resume(dir, &self.texts, &self.model, &self.config, &self.back_end)
+    }
+
+    /// Trains into a folder until the end and gives the model's file.
+    fn finish(&self, dir: &Path) -> Result<Vec<u8>> {
+        let mut training = self.resume(dir)?;
+        while !training.is_finished() {
+            training.step()?;
+        }
+        assert_eq!(training.steps(), STEPS);
+        Ok(fs::read(dir.join("model.safetensors")).unwrap())
+    }
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// The losses of a run; how fast it was is another each time.
+fn losses(dir: &Path) -> Vec<(usize, Option<f64>, Option<f64>, Option<f64>)> {
+    let history = History::load(dir).unwrap();
+    let records = history.records().iter();
+    records.map(|it| (it.epoch, it.train_loss, it.validation_loss, it.masked_accuracy)).collect()
+}
+
+fn message<T>(outcome: Result<T>) -> String {
+    outcome.err().expect("an error").to_string()
+}
+
+#[test]
+fn a_training_that_is_interrupted_at_any_step_ends_with_the_same_bits() {
+    for back_end in [Plan::new().back_end, BackEnd::Reference(Device::Cpu)] {
+        let plan = Plan { back_end, ..Plan::new() };
+        let whole = folder();
+        let expected = plan.finish(whole.path()).unwrap();
+        assert_eq!(losses(whole.path()).len(), 4);
+        for (interrupted, saves) in (0..STEPS).flat_map(|step| [(step, false), (step, true)]) {
+            let folder = folder();
+            let mut training = plan.start(folder.path()).unwrap();
+            for _ in 0..interrupted {
+                training.step().unwrap();
+            }
+            if saves {
+                training.save().unwrap();
+            }
+            drop(training);
+            assert!(plan.finish(folder.path()).unwrap() == expected, "interrupted after {interrupted}, saved: {saves}");
+            assert_eq!(losses(folder.path()), losses(whole.path()));
+        }
+    }
+}
+
+/// The files of a folder and those of `checkpoints/` in it.
+fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    for part in ["", "checkpoints/"] {
+        for entry in fs::read_dir(dir.join(part)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                let name = format!("{part}{}", path.file_name().unwrap().to_str().unwrap());
+                files.push((name, fs::read(path).unwrap()));
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Every state that a folder passes through while a state is written, from system call to system call: of each file in its
+/// turn first nothing, then a part and then the whole stands under another name, which then becomes its own.
+#[test]
+fn a_training_goes_on_from_whatever_a_crash_leaves_behind_while_it_saves() {
+    let plan = Plan::new();
+    let whole = folder();
+    let expected = plan.finish(whole.path()).unwrap();
+    let folder = folder();
+    let mut training = plan.start(folder.path()).unwrap();
+    for _ in 0..5 {
+        training.step().unwrap(); // one more than an epoch
+    }
+    let before = files(folder.path());
+    training.save().unwrap();
+    drop(training);
+    let after = files(folder.path());
+    let written = ["checkpoints/step-5.safetensors", "config.json", "model.safetensors", "history.jsonl"];
+    let removed = "checkpoints/step-0.safetensors";
+    let names = |files: &[(String, Vec<u8>)]| files.iter().map(|it| it.0.clone()).collect::<Vec<_>>();
+    assert!(names(&before).contains(&removed.to_owned()) && !names(&after).contains(&removed.to_owned()));
+
+    let state = tempfile::tempdir().unwrap();
+    let put = |name: &str, bytes: &[u8]| {
+        fs::create_dir_all(state.path().join("checkpoints")).unwrap();
+        fs::write(state.path().join(name), bytes).unwrap();
+    };
+    let mut tried = 0;
+    let mut current = before;
+    for (nth, name) in written.iter().enumerate() {
+        let (_, bytes) = after.iter().find(|it| it.0 == *name).unwrap();
+        for partial in [Some(0), Some(bytes.len() / 2), Some(bytes.len()), None] {
+            fs::remove_dir_all(state.path()).unwrap();
+            current.iter().for_each(|(name, bytes)| put(name, bytes));
+            match partial {
+                Some(length) => put(&format!("{name}.partial"), &bytes[..length]),
+                None => put(name, bytes),
+            }
+            assert!(plan.finish(state.path()).unwrap() == expected, "{name}, {partial:?}");
+            tried += 1;
+        }
+        current.retain(|it| it.0 != *name && (nth > 0 || it.0 != removed));
+        current.push((name.to_string(), bytes.clone()));
+    }
+    assert_eq!(tried, 16);
+    current.sort();
+    assert!(current == after, "{:?} and {:?}", names(&current), names(&after));
+}
+
+#[test]
+fn a_training_that_has_begun_differently_is_refused_and_says_in_what() {
+    let plan = Plan::new();
+    let folder = folder();
+    let dir = folder.path();
+    drop(plan.start(dir).unwrap());
+    let refused = |change: &dyn Fn(&mut Plan), said: &str| {
+        let mut other = plan.clone();
+        change(&mut other);
+        let message = message(other.resume(dir));
+        assert!(message.contains(said) && message.contains(dir.to_str().unwrap()), "{message}");
+    };
+    refused(&|plan| plan.model.d_model = 16, "d_model 16 where it was 8");
+    refused(&|plan| plan.config.epochs = 4, "epochs 4 where it was 3");
+    refused(&|plan| plan.config.masking.rate = 0.4, "rate 0.4 where it was 0.15");
+    refused(&|plan| plan.config.adamw.weight_decay = 0.0, "weight_decay 0.0 where it was 0.01");
+    refused(&|plan| plan.back_end = BackEnd::Reference(Device::Cpu), "reference");
+    refused(&|plan| plan.back_end = BackEnd::Engine(EngineConfig { threads: 1, ..Default::default() }), "threads 1");
+    refused(&|plan| plan.texts.train.swap(0, 1), "other train");
+    refused(&|plan| plan.texts.validation.truncate(3), "other validation");
+    let corpus = five_sentences().unwrap();
+    refused(&|plan| plan.texts.tokenizer = Tokenizer::train(&corpus, 70, true).unwrap(), "other tokenizer");
+    let message = message(plan.start(dir));
+    assert!(message.contains("a training of 0 steps"), "{message}");
+    plan.finish(dir).unwrap();
+}
+
+#[test]
+fn a_folder_of_something_else_is_left_alone() {
+    let folder = folder();
+    let thesis = folder.path().join("thesis.tex");
+    fs::write(&thesis, "x").unwrap();
+    let message = message(Plan::new().resume(folder.path()));
+    assert!(message.contains("thesis.tex"), "{message}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    let message = self::message(Plan::new().start(&thesis));
+    assert!(message.contains("thesis.tex") && fs::read(&thesis).unwrap() == b"x", "{message}");
+}
+
+#[test]
+fn only_one_training_at_a_time_writes_into_a_folder() {
+    let (plan, folder) = (Plan::new(), folder());
+    let mut first = plan.start(folder.path()).unwrap();
+    let message = message(plan.resume(folder.path()));
+    assert!(message.contains("no other process"), "{message}");
+    first.step().unwrap();
+    drop(first);
+    plan.resume(folder.path()).unwrap();
+}
+
+#[test]
+fn a_training_that_cannot_go_on_keeps_its_last_state() {
+    let mut plan = Plan::new();
+    plan.config.lr = 1e30;
+    let folder = folder();
+    let mut training = plan.start(folder.path()).unwrap();
+    let error = loop {
+        match training.step() {
+            Ok(_) => assert!(!training.is_finished()),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(error.contains("smaller learning rate"), "{error}");
+    assert!(Params::from_pretrained(folder.path()).is_ok());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Longer: PROPTEST_CASES=100000.
+    #[test]
+    fn a_damaged_checkpoint_is_an_error_that_names_it(at in 0.0f64..1.0, flip in 1u8.., cut: bool) {
+        thread_local! {
+            static TRAINED: (Plan, TempDir) = {
+                let (plan, folder) = (Plan::new(), folder());
+                plan.finish(folder.path()).unwrap();
+                (plan, folder)
+            };
+        }
+        TRAINED.with(|(plan, trained)| {
+            let name = "checkpoints/step-12.safetensors";
+            let path = trained.path().join(name);
+            let whole = fs::read(&path).unwrap();
+            let mut bytes = whole.clone();
+            let at = (at * bytes.len() as f64) as usize;
+            bytes[at] ^= flip;
+            if cut {
+                bytes.truncate(at);
+            }
+            fs::write(&path, bytes).unwrap();
+            let outcome = plan.resume(trained.path()).map(|_| ());
+            fs::write(&path, whole).unwrap();
+            let message = message(outcome);
+            prop_assert!(message.contains(name), "{}", message);
+            Ok(())
+        })?;
+    }
+}
