@@ -233,6 +233,10 @@ impl Training {
         if !(0.0..=1.0).contains(warmup) {
             return Err(Error::argument("warmup", "a share of all steps, from 0 to 1", warmup));
         }
+        if model.vocab < tokenizer.vocab() {
+            let expected = format!("at least {}, the size of the tokenizer's vocabulary", tokenizer.vocab());
+            return Err(Error::argument("vocab", expected, model.vocab));
+        }
         let masker = Masker::new(tokenizer, masking.clone())?;
         let loader = DataLoader::new(train.clone(), *batch_size)?;
         let validation = match validation.as_slice() {

@@ -50,7 +50,7 @@ fn bars_are_as_long_as_their_numbers() {
 #[test]
 fn a_history_takes_finite_losses_in_order() {
     let mut history = run("run", &[4.0, 2.0]);
-    let record = |epoch, loss| EpochRecord { epoch, train_loss: Some(loss), validation_loss: None };
+    let record = |epoch, loss| EpochRecord { epoch, train_loss: Some(loss), ..EpochRecord::default() };
     assert_says(&message(history.push(record(1, 1.0))), &["epoch", "after 1"]);
     assert_says(&message(history.push(record(2, f64::NAN))), &["loss", "smaller learning rate"]);
     history.push(record(2, 1.0)).unwrap();

@@ -3,6 +3,8 @@
 use std::fs;
 
 use mlm_core::{EpochRecord, History};
+use proptest::collection::vec;
+use proptest::option::of;
 use proptest::prelude::*;
 
 use crate::{assert_says, message};
@@ -11,11 +13,12 @@ proptest! {
     #[test]
     fn what_is_saved_is_loaded_to_the_last_bit(
         name in "\\PC*",
-        losses in proptest::collection::vec((proptest::option::of(0.0f64..20.0), proptest::option::of(0.0f64..20.0)), 1..8),
+        measured in vec((of(0.0f64..20.0), of(0.0f64..20.0), of(0.0f64..1.0), of(0.0f64..1e9)), 1..8),
     ) {
         let mut history = History::new(name);
-        for (epoch, (train_loss, validation_loss)) in losses.into_iter().enumerate() {
-            history.push(EpochRecord { epoch, train_loss, validation_loss }).unwrap();
+        for (epoch, measured) in measured.into_iter().enumerate() {
+            let (train_loss, validation_loss, masked_accuracy, tokens_per_second) = measured;
+            history.push(EpochRecord { epoch, train_loss, validation_loss, masked_accuracy, tokens_per_second }).unwrap();
         }
         let dir = tempfile::tempdir().unwrap();
         history.save(&dir).unwrap();
@@ -41,7 +44,7 @@ fn a_damaged_history_is_refused_by_the_number_of_the_line() {
     fs::write(dir.path().join("history.jsonl"), format!("{first}\r\n\n")).unwrap();
     assert_eq!(
         History::load(&dir).unwrap().records(),
-        [EpochRecord { epoch: 1, train_loss: Some(3.5), validation_loss: None }]
+        [EpochRecord { epoch: 1, train_loss: Some(3.5), ..EpochRecord::default() }]
     );
     fs::write(dir.path().join("history.jsonl"), "").unwrap();
     assert_says(&message(History::load(&dir)), &["history.jsonl", "a line for each epoch", "none"]);
