@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 
 /// How a text file is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Layout {
     /// One sentence a line; blank lines are skipped.
     Lines,

@@ -1,16 +1,17 @@
 //! `mlm bench`: how fast a training step is, and how near to what the machine can do.
 
 use std::hint::black_box;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use mlm_core::candle_core::{DType, Device};
 use mlm_core::rand::rngs::StdRng;
 use mlm_core::rand::{Rng, SeedableRng};
 use mlm_core::*;
 use serde_json::json;
 use stats_alloc::Region;
+
+use crate::arguments::{Compute, Kind, Shape};
 
 /// Measure a full training step (mask draw, forward, backward, clipping, AdamW) on full-length random sequences.
 #[derive(Args)]
@@ -19,16 +20,8 @@ pub(crate) struct Bench {
     /// Size of the vocabulary, 5 special tokens included
     #[arg(long, default_value_t = 1000)]
     vocab_size: usize,
-    /// Width of the hidden states
-    #[arg(long, default_value_t = 64)]
-    d_model: usize,
-    #[arg(long, default_value_t = 2)]
-    layers: usize,
-    #[arg(long, default_value_t = 4)]
-    heads: usize,
-    /// Width of the feed-forward layer
-    #[arg(long, default_value_t = 256)]
-    d_ff: usize,
+    #[command(flatten)]
+    shape: Shape,
     /// Sequences in a batch
     #[arg(long, default_value_t = 8)]
     batch_size: usize,
@@ -38,28 +31,14 @@ pub(crate) struct Bench {
     /// Steps to measure, after a tenth as many (at least 10) to warm up
     #[arg(long, default_value_t = 300)]
     steps: usize,
-    /// Probability of dropping a hidden unit or an attention weight
-    #[arg(long, default_value_t = 0.0)]
-    dropout: f64,
-    /// Threads of the engine and of the product that it is compared with [default: all cores]
-    #[arg(long)]
-    threads: Option<usize>,
-    #[arg(long, value_enum, default_value_t = BackEnd::Engine)]
-    backend: BackEnd,
+    #[command(flatten)]
+    compute: Compute,
     /// What the engine rounds the factors of its large products to
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     precision: Precision,
     /// Print one JSON object as the last line
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum BackEnd {
-    /// By hand, on the CPU
-    Engine,
-    /// With candle, on the CPU, in f32
-    Reference,
 }
 
 /// The parts of a step, in the order in which they pass.
@@ -94,24 +73,24 @@ impl Steps {
 impl Bench {
     /// What was measured, as text.
     pub(crate) fn run(&self) -> Result<String> {
-        let threads = self.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+        let threads = self.compute.threads();
         let mut rng = StdRng::seed_from_u64(0);
-        let params = Params::init(&self.config(), &mut rng)?;
+        let params = Params::init(&self.shape.config(self.vocab_size, self.seq_len), &mut rng)?;
         let sequences = self.sequences(&mut rng)?;
         let precision = format!("{:?}", self.precision).to_lowercase();
-        let (steps, operations) = match self.backend {
-            BackEnd::Engine => {
+        let (steps, operations) = match self.compute.backend {
+            Kind::Engine => {
                 let how = EngineConfig { threads, precision: self.precision, ..EngineConfig::default() };
                 let mut engine = Engine::with_config(&params, how)?;
                 self.steps(&mut engine, &sequences, self.warm_up())?;
                 engine.take_times();
                 (self.steps(&mut engine, &sequences, self.steps)?, engine.take_times())
             }
-            BackEnd::Reference if self.precision != Precision::F32 => {
+            Kind::Reference if self.precision != Precision::F32 => {
                 let (expected, actual) = ("f32 with the reference".to_owned(), precision);
                 return Err(Error::Argument { argument: "precision", expected, actual });
             }
-            BackEnd::Reference => {
+            Kind::Reference => {
                 let mut reference = Reference::new(&params, DType::F32, &Device::Cpu)?;
                 self.steps(&mut reference, &sequences, self.warm_up())?;
                 (self.steps(&mut reference, &sequences, self.steps)?, Vec::new())
@@ -122,7 +101,7 @@ impl Bench {
         let (gflops, sgemm) = (useful / step.as_secs_f64() / 1e9, sgemm_gflops(threads));
         let tokens_per_second = (self.batch_size * self.seq_len) as f64 / step.as_secs_f64();
         let allocations_per_step = steps.allocations as f64 / self.steps as f64;
-        let (back_end, parameters) = (format!("{:?}", self.backend).to_lowercase(), params.len());
+        let (back_end, parameters) = (format!("{:?}", self.compute.backend).to_lowercase(), params.len());
         if self.json {
             let outcome = json!({
                 "backend": back_end,
@@ -219,19 +198,6 @@ impl Bench {
         rows
     }
 
-    fn config(&self) -> ModelConfig {
-        ModelConfig {
-            d_model: self.d_model,
-            layers: self.layers,
-            heads: self.heads,
-            d_ff: self.d_ff,
-            max_len: self.seq_len,
-            hidden_dropout: self.dropout,
-            attention_dropout: self.dropout,
-            ..ModelConfig::new(self.vocab_size)
-        }
-    }
-
     fn sequences(&self, rng: &mut StdRng) -> Result<Vec<Vec<u32>>> {
         let SpecialIds { cls, sep, mask, .. } = SPECIAL;
         for (argument, value, least) in [
@@ -259,11 +225,11 @@ impl Bench {
     /// and layer these are four projections and the feed-forward block, and the scores and contexts of attention; per
     /// masked row the transform and the decoder.
     fn operations(&self, masked: f64) -> f64 {
-        let [d_model, d_ff, seq] = [self.d_model, self.d_ff, self.seq_len].map(|size| size as f64);
+        let [d_model, d_ff, seq] = [self.shape.d_model, self.shape.d_ff, self.seq_len].map(|size| size as f64);
         let layer = 4.0 * d_model * d_model + 2.0 * d_model * d_ff + 2.0 * seq * d_model;
         let tokens = (self.batch_size * self.seq_len) as f64;
         let head = d_model * d_model + d_model * self.vocab_size as f64;
-        3.0 * 2.0 * (tokens * self.layers as f64 * layer + masked * head)
+        3.0 * 2.0 * (tokens * self.shape.layers as f64 * layer + masked * head)
     }
 }
 

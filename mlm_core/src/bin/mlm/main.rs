@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
+mod arguments;
 mod bench;
+mod train;
 
 /// Counts what is asked of it, which `mlm bench` reports.
 #[global_allocator]
@@ -23,22 +25,41 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Train(train::Train),
     Bench(bench::Bench),
+}
+
+/// Why a command has not come to its end.
+enum Failure {
+    Error(String),
+    /// By somebody who did not want to wait.
+    Interrupted(String),
+}
+
+impl Failure {
+    /// The status of a process that Ctrl-C has ended.
+    const INTERRUPTED: u8 = 130;
+}
+
+impl From<mlm_core::Error> for Failure {
+    fn from(error: mlm_core::Error) -> Self {
+        Self::Error(error.to_string())
+    }
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Bench(bench) => bench.run(),
+        Command::Train(train) => train.run(),
+        Command::Bench(bench) => bench.run().map_err(Failure::from),
     };
-    let said = match outcome {
-        Ok(text) => io::stdout().write_all(text.as_bytes()).map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
+    let said = outcome.and_then(|text| {
+        io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::Error(format!("cannot write: {error}")))
+    });
+    let (status, reason) = match said {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Error(reason)) => (ExitCode::FAILURE, reason),
+        Err(Failure::Interrupted(reason)) => (ExitCode::from(Failure::INTERRUPTED), reason),
     };
-    match said {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("mlm: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    eprintln!("mlm: {reason}");
+    status
 }

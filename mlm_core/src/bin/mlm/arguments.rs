@@ -1,0 +1,90 @@
+//! The options that commands share: takes them, gives what the library wants.
+
+use std::path::PathBuf;
+use std::thread;
+
+use clap::{Args, ValueEnum};
+use mlm_core::candle_core::Device;
+use mlm_core::*;
+
+/// The shape of a model.
+#[derive(Args)]
+pub(crate) struct Shape {
+    /// Width of the hidden states
+    #[arg(long, default_value_t = 64)]
+    pub(crate) d_model: usize,
+    #[arg(long, default_value_t = 2)]
+    pub(crate) layers: usize,
+    #[arg(long, default_value_t = 4)]
+    heads: usize,
+    /// Width of the feed-forward layer
+    #[arg(long, default_value_t = 256)]
+    pub(crate) d_ff: usize,
+    /// Probability of dropping a hidden unit or an attention weight
+    #[arg(long, default_value_t = 0.0)]
+    dropout: f64,
+}
+
+impl Shape {
+    pub(crate) fn config(&self, vocab: usize, max_len: usize) -> ModelConfig {
+        ModelConfig {
+            d_model: self.d_model,
+            layers: self.layers,
+            heads: self.heads,
+            d_ff: self.d_ff,
+            max_len,
+            hidden_dropout: self.dropout,
+            attention_dropout: self.dropout,
+            ..ModelConfig::new(vocab)
+        }
+    }
+}
+
+/// What computes.
+#[derive(Args)]
+pub(crate) struct Compute {
+    /// Threads of the engine [default: all cores]
+    #[arg(long)]
+    threads: Option<usize>,
+    #[arg(long, value_enum, default_value_t = Kind::Engine)]
+    pub(crate) backend: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// By hand, on the CPU
+    Engine,
+    /// With candle, on the CPU, in f32
+    Reference,
+}
+
+impl Compute {
+    pub(crate) fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    pub(crate) fn back_end(&self) -> BackEnd {
+        match self.backend {
+            Kind::Engine => BackEnd::Engine(EngineConfig { threads: self.threads(), ..EngineConfig::default() }),
+            Kind::Reference => BackEnd::Reference(Device::Cpu),
+        }
+    }
+}
+
+/// A text in files.
+#[derive(Args)]
+pub(crate) struct Text {
+    /// UTF-8 text files, one after the other
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    corpus: Vec<PathBuf>,
+    #[arg(long, value_enum, default_value_t = Layout::Lines)]
+    layout: Layout,
+}
+
+impl Text {
+    pub(crate) fn read(&self) -> Result<Corpus> {
+        let files = self.corpus.iter().map(|path| Corpus::from_file(path, self.layout));
+        let files = files.collect::<Result<Vec<_>>>()?;
+        Corpus::from_lines(files.iter().flat_map(Corpus::sentences))
+    }
+}

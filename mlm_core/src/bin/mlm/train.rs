@@ -1,0 +1,255 @@
+//! `mlm train`: the loop of notebook 08 without a notebook, into a folder.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use mlm_core::rand::SeedableRng;
+use mlm_core::rand::rngs::StdRng;
+use mlm_core::*;
+use serde_json::{Value, json};
+
+use crate::Failure;
+use crate::arguments::{Compute, Shape, Text};
+
+/// Train a masked language model on a text and write it into a folder that `transformers` loads.
+///
+/// Whatever interrupts it, the same command with --resume goes on from the last checkpoint and ends with the same weights.
+#[derive(Args)]
+#[command(
+    after_help = "Example: mlm train --corpus data/five_sentences.txt --repeat 200 --validation 0 --out runs/lab"
+)]
+pub(crate) struct Train {
+    #[command(flatten)]
+    text: Text,
+    /// The folder: an empty or a new one or, with --resume, that of the training to go on with
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Go on with the training in the folder; from the beginning, where there is none
+    #[arg(long)]
+    resume: bool,
+    /// A tokenizer.json to use, instead of training one on the text
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Tokens that the vocabulary has at most
+    #[arg(long, default_value_t = 1000)]
+    vocab_size: usize,
+    #[command(flatten)]
+    shape: Shape,
+    /// Tokens of the longest sequence, [CLS] and [SEP] included
+    #[arg(long, default_value_t = 32)]
+    max_len: usize,
+    /// How often to go through the text
+    #[arg(long, default_value_t = 5)]
+    epochs: usize,
+    /// Sequences in a batch
+    #[arg(long, default_value_t = 8)]
+    batch_size: usize,
+    /// The highest learning rate
+    #[arg(long, default_value_t = 1e-3)]
+    lr: f64,
+    /// The share of all steps over which the learning rate rises
+    #[arg(long, default_value_t = 0.1)]
+    warmup: f64,
+    #[arg(long, default_value_t = 0.01)]
+    weight_decay: f64,
+    /// Standard deviation of the initial weights
+    #[arg(long, default_value_t = 0.02)]
+    init_range: f64,
+    /// The probability that a token is chosen to be recovered
+    #[arg(long, default_value_t = 0.15)]
+    mask_rate: f64,
+    /// Choose all pieces of a word together
+    #[arg(long)]
+    whole_word: bool,
+    /// How many copies of the text an epoch goes through
+    #[arg(long, default_value_t = 1)]
+    repeat: usize,
+    /// The share of the sentences that is held back to test the model on; 0: none
+    #[arg(long, default_value_t = 0.05)]
+    validation: f64,
+    /// All that is random follows from it
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    compute: Compute,
+    /// Seconds between two checkpoints; at the end of each epoch there is one in any case
+    #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
+    checkpoint_seconds: f64,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Somebody wants the training to stop.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// The time between two lines of progress where no terminal shows a bar.
+const LINE: Duration = Duration::from_secs(10);
+
+impl Train {
+    /// What came of it, as text.
+    pub(crate) fn run(&self) -> Result<String, Failure> {
+        let (texts, config) = self.texts()?;
+        let open = if self.resume { Training::resume } else { Training::start };
+        let mut training = open(&self.out, &texts, &config, &self.training(), &self.compute.back_end())?;
+        stop_on_interrupt()?;
+        let bar = bar(&training);
+        for record in training.history().records() {
+            say(&bar, &line(record, self.epochs));
+        }
+        let (mut saved, mut said, mut tokens) = (Instant::now(), Instant::now(), 0);
+        while !training.is_finished() {
+            let TrainingStep { step, loss, tokens: more, epoch } = training.step()?;
+            tokens += more;
+            let speed = tokens as f64 / said.elapsed().as_secs_f64();
+            bar.set_position(step as u64);
+            if let Some(record) = &epoch {
+                say(&bar, &line(record, self.epochs));
+                saved = Instant::now();
+            }
+            if said.elapsed() >= if bar.is_hidden() { LINE } else { LINE / 20 } {
+                bar.set_message(format!("loss {loss:.3}  {speed:.0} tokens/s"));
+                if bar.is_hidden() {
+                    say(&bar, &format!("step {step} of {}  {}", training.steps(), bar.message()));
+                }
+                (said, tokens) = (Instant::now(), 0);
+            }
+            if INTERRUPTED.load(Ordering::Relaxed) && !training.is_finished() {
+                training.save()?;
+                bar.abandon();
+                let (step, steps) = (training.step_number(), training.steps());
+                return Err(Failure::Interrupted(format!(
+                    "interrupted after step {step} of {steps}, which is saved; the same command with --resume goes on"
+                )));
+            }
+            if saved.elapsed().as_secs_f64() >= self.checkpoint_seconds {
+                training.save()?;
+                saved = Instant::now();
+            }
+        }
+        bar.finish_and_clear();
+        Ok(self.outcome(&training)?)
+    }
+
+    /// The texts, cut to the length of the model, and its shape.
+    fn texts(&self) -> Result<(Texts, ModelConfig)> {
+        let corpus = self.text.read()?;
+        let (train, validation) = match self.validation {
+            0.0 => (corpus, None),
+            share => {
+                let (train, validation) = corpus.split(share, &mut StdRng::seed_from_u64(self.seed))?;
+                (train, Some(validation))
+            }
+        };
+        let tokenizer = match &self.tokenizer {
+            Some(path) => Tokenizer::from_file(path)?,
+            None => Tokenizer::train(&train, self.vocab_size, true)?,
+        };
+        let encode = |corpus: &Corpus, what: &str| -> Result<Vec<Vec<u32>>> {
+            let EncodedCorpus { sequences, truncated, skipped } = tokenizer.encode_corpus(corpus, self.max_len)?;
+            eprintln!(
+                "{what}: {} sequences, {} tokens; {truncated} sentences cut to {} tokens, {skipped} left out that have \
+                 no token to mask",
+                sequences.len(),
+                sequences.iter().map(Vec::len).sum::<usize>(),
+                self.max_len
+            );
+            Ok(sequences)
+        };
+        let train = encode(&train.repeat(self.repeat)?, "training")?;
+        let validation = match validation {
+            Some(corpus) => encode(&corpus, "validation")?,
+            None => Vec::new(),
+        };
+        let config = ModelConfig {
+            initializer_range: self.init_range,
+            pad: tokenizer.special().pad,
+            ..self.shape.config(tokenizer.vocab(), self.max_len)
+        };
+        Ok((Texts { tokenizer, train, validation }, config))
+    }
+
+    fn training(&self) -> TrainingConfig {
+        TrainingConfig {
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            lr: self.lr,
+            warmup: self.warmup,
+            adamw: AdamWConfig { weight_decay: self.weight_decay, ..AdamWConfig::default() },
+            masking: Masking { rate: self.mask_rate, whole_word: self.whole_word, ..Masking::default() },
+            seed: self.seed,
+        }
+    }
+
+    fn outcome(&self, training: &Training) -> Result<String> {
+        let parameters = training.encoder().params()?.len();
+        if !self.json {
+            let seconds = training.seconds();
+            return Ok(format!("{}: {parameters} parameters, trained in {seconds:.1} s\n", self.out.display()));
+        }
+        let epochs: Vec<Value> = (training.history().records().iter())
+            .map(|record| {
+                json!({
+                    "epoch": record.epoch,
+                    "train_loss": record.train_loss,
+                    "validation_loss": record.validation_loss,
+                    "perplexity": record.validation_loss.map(f64::exp),
+                    "masked_accuracy": record.masked_accuracy,
+                    "tokens_per_second": record.tokens_per_second,
+                })
+            })
+            .collect();
+        let outcome = json!({"parameters": parameters, "epochs": epochs, "train_seconds": training.seconds()});
+        Ok(format!("{outcome}\n"))
+    }
+}
+
+/// A first Ctrl-C (or a request to terminate) lets the step end and the training save itself, a second one does not wait.
+fn stop_on_interrupt() -> Result<(), Failure> {
+    let interrupt = || {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(Failure::INTERRUPTED.into());
+        }
+    };
+    ctrlc::set_handler(interrupt).map_err(|error| Failure::Error(error.to_string()))
+}
+
+/// How far the training is, on stderr; hidden where that is no terminal.
+fn bar(training: &Training) -> ProgressBar {
+    let style = ProgressStyle::with_template("{wide_bar} step {pos} of {len}  {msg}  {eta} left")
+        .expect("a template without mistakes");
+    let bar = ProgressBar::new(training.steps() as u64).with_style(style);
+    bar.set_position(training.step_number() as u64);
+    bar.reset_eta();
+    bar
+}
+
+/// A line on stderr, above the bar where there is one.
+fn say(bar: &ProgressBar, line: &str) {
+    if bar.is_hidden() {
+        eprintln!("{line}");
+    } else {
+        bar.println(line);
+    }
+}
+
+/// What was measured in an epoch.
+fn line(record: &EpochRecord, epochs: usize) -> String {
+    let mut line = format!("epoch {} of {epochs}", record.epoch);
+    if let Some(loss) = record.train_loss {
+        line += &format!("  loss {loss:.3}");
+    }
+    if let Some(loss) = record.validation_loss {
+        line += &format!("  validation {loss:.3}, perplexity {:.1}", loss.exp());
+    }
+    if let Some(accuracy) = record.masked_accuracy {
+        line += &format!(", {:.1} % recovered", 100.0 * accuracy);
+    }
+    if let Some(speed) = record.tokens_per_second {
+        line += &format!("  {speed:.0} tokens/s");
+    }
+    line
+}
