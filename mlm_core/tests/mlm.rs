@@ -1,11 +1,89 @@
 //! The program `mlm` as its users start it.
 
-use std::process::{Command, Output};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
+use mlm_core::rand::rngs::StdRng;
+use mlm_core::rand::{Rng, SeedableRng};
+use mlm_core::{History, Params};
 use serde_json::Value;
 
 fn mlm(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_mlm")).args(arguments).output().unwrap()
+}
+
+/// Standard output as text, and its last line as JSON.
+fn json(output: &Output) -> Value {
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A training of 200 small steps into a folder, which writes a checkpoint after each of them.
+fn train(out: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mlm"));
+    command.args(["train", "--corpus", concat!(env!("CARGO_MANIFEST_DIR"), "/../data/five_sentences.txt"), "--out"]);
+    command.arg(out).args(["--repeat", "100", "--validation", "0.2", "--d-model", "8", "--d-ff", "16", "--heads", "2"]);
+    command.args(["--dropout", "0.1", "--epochs", "4", "--threads", "2", "--checkpoint-seconds", "0", "--json"]);
+    command
+}
+
+#[test]
+fn a_training_that_is_killed_again_and_again_ends_with_the_same_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(name));
+    let outcome = json(&train(&whole).output().unwrap());
+    assert_eq!(outcome["epochs"].as_array().unwrap().len(), 5);
+    assert!(outcome["epochs"][4]["perplexity"].as_f64().unwrap() > 1.0, "{outcome}");
+    let expected = fs::read(whole.join("model.safetensors")).unwrap();
+
+    let mut rng = StdRng::seed_from_u64(0);
+    let mut ended = 0;
+    for _ in 0..50 {
+        let mut training = train(&killed).arg("--resume").stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        sleep(Duration::from_millis(rng.random_range(0..50)));
+        ended += usize::from(training.try_wait().unwrap().is_some());
+        training.kill().unwrap();
+        training.wait().unwrap();
+    }
+    let last = train(&killed).arg("--resume").output().unwrap();
+    assert!(ended < 25, "{ended} of 50 had ended before they were killed");
+    assert_eq!(json(&last)["epochs"].as_array().unwrap().len(), 5);
+    assert!(fs::read(killed.join("model.safetensors")).unwrap() == expected);
+    assert_eq!(History::load(&killed).unwrap().records().len(), 5);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_saves_and_says_how_to_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, stopped] = ["whole", "stopped"].map(|name| folder.path().join(name));
+    json(&train(&whole).output().unwrap());
+    let mut training = train(&stopped).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut said = BufReader::new(training.stderr.take().unwrap()).lines().map(Result::unwrap);
+    said.find(|line| line.starts_with("epoch 1")).unwrap();
+    assert!(Command::new("kill").args(["-INT", &training.id().to_string()]).status().unwrap().success());
+    assert_eq!(training.wait().unwrap().code(), Some(130));
+    let last = said.last().unwrap();
+    assert!(last.contains("of 200, which is saved") && last.contains("--resume"), "{last}");
+    Params::from_pretrained(&stopped).unwrap();
+
+    let again = train(&stopped).output().unwrap();
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("one with a training"), "{again:?}");
+    let other = train(&stopped).args(["--resume", "--seed", "1"]).output().unwrap();
+    assert!(stderr(&other).contains("seed 1 where it was 0"), "{other:?}");
+    json(&train(&stopped).arg("--resume").output().unwrap());
+    let [whole, stopped] = [whole, stopped].map(|folder| fs::read(folder.join("model.safetensors")).unwrap());
+    assert!(whole == stopped);
 }
 
 const SMALL: [&str; 9] = ["bench", "--vocab-size", "50", "--batch-size", "3", "--seq-len", "7", "--steps", "5"];
@@ -15,9 +93,7 @@ fn bench_ends_with_one_json_object() {
     for back_end in ["engine", "reference"] {
         let output =
             mlm(&[SMALL.as_slice(), &["--dropout", "0.1", "--threads", "2", "--backend", back_end, "--json"]].concat());
-        assert!(output.status.success(), "{output:?}");
-        let text = String::from_utf8(output.stdout).unwrap();
-        let outcome: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        let outcome = json(&output);
         assert_eq!((outcome["backend"].as_str(), outcome["threads"].as_u64()), (Some(back_end), Some(2)));
         for positive in
             ["parameters", "ms_per_step_median", "tokens_per_second", "gflops", "sgemm_gflops", "roofline_fraction"]
@@ -43,10 +119,10 @@ fn bench_shows_where_the_time_goes() {
 fn mistakes_are_one_sentence_and_a_status() {
     let output = mlm(&["bench", "--heads", "3"]);
     assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stderr).unwrap();
+    let said = stderr(&output);
     assert!(said.contains("heads: expected a divisor of d_model = 64, got 3") && said.lines().count() == 1, "{said}");
     let output = mlm(&["bench", "--backend", "reference", "--precision", "bf16"]);
-    let said = String::from_utf8(output.stderr).unwrap();
+    let said = stderr(&output);
     assert!(said.contains("precision: expected f32 with the reference, got bf16"), "{said}");
     assert_eq!(mlm(&["bench", "--colour", "blue"]).status.code(), Some(2));
 }
