@@ -13,6 +13,10 @@ use base64::engine::general_purpose::STANDARD;
 use html_escape::{encode_double_quoted_attribute, encode_text};
 
 use crate::error::{Error, Result};
+use crate::files;
+
+/// Endings of files that hold one drawing.
+const IMAGES: &[&str] = if cfg!(feature = "cli") { &["svg", "png"] } else { &["svg"] };
 
 /// Something to look at. In a notebook, end a cell with it.
 #[derive(Clone, PartialEq)]
@@ -78,31 +82,36 @@ impl Figure {
         evcxr_runtime::mime_type("text/html").text(self.to_html());
     }
 
-    /// Writes the figure to a file: a drawing as `.svg`, any figure as a page of its own as `.html`.
+    /// Writes the figure to a file: a drawing as `.svg` (and, with the feature `cli`, as `.png`), any figure as a page of
+    /// its own as `.html`.
     ///
     /// # Errors
-    /// When the file has another ending, a figure that is not one drawing is to be an `.svg`, or the file cannot be
+    /// When the file has another ending, a figure that is not one drawing is to be an image, or the file cannot be
     /// written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
         let content = match (ending, self.parts.as_slice()) {
-            ("svg", [Part::Svg { source, .. }]) => source.clone(),
+            ("svg", [Part::Svg { source, .. }]) => source.clone().into_bytes(),
+            #[cfg(feature = "cli")]
+            ("png", [Part::Svg { source, .. }]) => crate::figures::png::encode(source)?,
             ("html", _) => format!(
                 "<!doctype html>\n<meta charset=\"utf-8\">\n<body style=\"font-family: sans-serif; margin: 24px\">\n{}\n",
                 self.to_html()
-            ),
-            ("svg", parts) => {
+            )
+            .into_bytes(),
+            (image, parts) if IMAGES.contains(&image) => {
                 return Err(Error::Figure(format!(
-                    "{}: an .svg holds one drawing, this figure has {} parts with text; save it as .html",
+                    "{}: an image holds one drawing, this figure has {} parts with text; save it as .html",
                     path.display(),
                     parts.len()
                 )));
             }
             _ => {
-                return Err(Error::Figure(format!("{}: a figure is saved as .svg or .html", path.display())));
+                let images = IMAGES.join(" or .");
+                return Err(Error::Figure(format!("{}: a figure is saved as .{images} or .html", path.display())));
             }
         };
-        std::fs::write(path, content).map_err(|source| Error::writing(path, source))
+        files::write(path, &content)
     }
 }

@@ -3,3 +3,5 @@
 pub(crate) mod figure;
 pub mod markup;
 pub mod plot;
+#[cfg(feature = "cli")]
+pub(crate) mod png;

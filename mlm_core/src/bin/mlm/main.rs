@@ -9,6 +9,9 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 mod arguments;
 mod bench;
+mod eval;
+mod fill_mask;
+mod plot;
 mod train;
 
 /// Counts what is asked of it, which `mlm bench` reports.
@@ -26,6 +29,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Train(train::Train),
+    Eval(eval::Eval),
+    FillMask(fill_mask::FillMask),
+    Plot(plot::Plot),
     Bench(bench::Bench),
 }
 
@@ -50,6 +56,9 @@ impl From<mlm_core::Error> for Failure {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Train(train) => train.run(),
+        Command::Eval(eval) => eval.run().map_err(Failure::from),
+        Command::FillMask(fill_mask) => fill_mask.run().map_err(Failure::from),
+        Command::Plot(plot) => plot.run().map_err(Failure::from),
         Command::Bench(bench) => bench.run().map_err(Failure::from),
     };
     let said = outcome.and_then(|text| {

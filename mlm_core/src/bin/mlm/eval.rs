@@ -1,0 +1,66 @@
+//! `mlm eval`: how well a model recovers the masked tokens of a text.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use mlm_core::rand::SeedableRng;
+use mlm_core::rand::rngs::StdRng;
+use mlm_core::*;
+use serde_json::json;
+
+use crate::arguments::Text;
+
+/// Mask tokens of a text and measure how well a model recovers them.
+#[derive(Args)]
+#[command(after_help = "Example: mlm eval --model runs/lab --corpus data/five_sentences.txt")]
+pub(crate) struct Eval {
+    /// A folder that `mlm train` or `transformers` has written
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    #[command(flatten)]
+    text: Text,
+    /// The probability that a token is chosen to be recovered
+    #[arg(long, default_value_t = 0.15)]
+    mask_rate: f64,
+    /// Which tokens are chosen follows from it
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+/// How many sequences go through the model together.
+const BATCH: usize = 32;
+
+impl Eval {
+    /// What was measured, as text.
+    pub(crate) fn run(&self) -> Result<String> {
+        let params = Params::from_pretrained(&self.model)?;
+        let tokenizer = Tokenizer::from_pretrained(&self.model)?;
+        let encoded = tokenizer.encode_corpus(&self.text.read()?, params.config().max_len)?;
+        let (truncated, sequences) = (encoded.truncated, encoded.sequences.len());
+        let tokens: usize = encoded.sequences.iter().map(Vec::len).sum();
+        let masker = Masker::new(&tokenizer, Masking { rate: self.mask_rate, ..Masking::default() })?;
+        let batches =
+            DataLoader::new(encoded.sequences, BATCH)?.fixed(&masker, &mut StdRng::seed_from_u64(self.seed))?;
+        let Evaluation { loss, perplexity, accuracy, masked } = evaluate(&Engine::new(&params)?, &batches)?;
+        if self.json {
+            let outcome = json!({
+                "loss": loss,
+                "perplexity": perplexity,
+                "masked_accuracy": accuracy,
+                "masked": masked,
+                "tokens": tokens,
+                "sequences": sequences,
+                "truncated": truncated,
+            });
+            return Ok(format!("{outcome}\n"));
+        }
+        Ok(format!(
+            "loss {loss:.3} nats, perplexity {perplexity:.1}, {:.1} % of {masked} masked tokens recovered\n\
+             {tokens} tokens in {sequences} sequences, of which {truncated} were cut\n",
+            100.0 * accuracy
+        ))
+    }
+}
