@@ -1,7 +1,7 @@
 //! The program `mlm` as its users start it.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
@@ -86,6 +86,39 @@ fn an_interrupt_saves_and_says_how_to_go_on() {
     assert!(whole == stopped);
 }
 
+#[test]
+fn the_lab_from_a_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (out, corpus) = (&path("lab"), concat!(env!("CARGO_MANIFEST_DIR"), "/../data/five_sentences.txt"));
+    let train = ["train", "--corpus", corpus, "--out", out, "--repeat", "200", "--validation", "0"];
+    assert!(mlm(&train).status.success());
+
+    let outcome = json(&mlm(&["eval", "--model", out, "--corpus", corpus, "--mask-rate", "0.3", "--json"]));
+    assert!(outcome["masked_accuracy"].as_f64().unwrap() > 0.9, "{outcome}");
+    assert_eq!((outcome["tokens"].as_u64(), outcome["sequences"].as_u64()), (Some(43), Some(5)));
+
+    let texts = ["The quick brown [MASK] jumps over the lazy dog", "The [MASK] is a [MASK]"];
+    let said = |output: &Output| String::from_utf8(output.stdout.clone()).unwrap();
+    let filled = mlm(&["fill-mask", "--model", out, texts[0], texts[1]]);
+    assert!(said(&filled).contains("the quick brown fox jumps over the lazy dog\n  [MASK]  fox "), "{filled:?}");
+    let mut piped = Command::new(env!("CARGO_BIN_EXE_mlm"));
+    piped.args(["fill-mask", "--model", out, "--top-k", "3", "--json"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut piped = piped.spawn().unwrap();
+    piped.stdin.take().unwrap().write_all(texts.join("\n\n").as_bytes()).unwrap();
+    let outcome = json(&piped.wait_with_output().unwrap());
+    assert_eq!(outcome["texts"][1]["masks"][1][0]["token"], "lie");
+    assert_eq!(outcome["texts"][1]["masks"][1].as_array().unwrap().len(), 3);
+
+    let (svg, png) = (path("loss.svg"), path("loss.png"));
+    assert!(mlm(&["plot", out, out, "--out", &svg]).status.success());
+    assert!(fs::read_to_string(svg).unwrap().contains("lab: training"));
+    assert!(mlm(&["plot", out, "--out", &png]).status.success());
+    let png = fs::read(png).unwrap();
+    let number = |at: usize| u32::from_be_bytes(png[at..at + 4].try_into().unwrap());
+    assert_eq!((&png[1..4], number(16), number(20)), (b"PNG".as_slice(), 1440, 800));
+}
+
 const SMALL: [&str; 9] = ["bench", "--vocab-size", "50", "--batch-size", "3", "--seq-len", "7", "--steps", "5"];
 
 #[test]
@@ -121,6 +154,10 @@ fn mistakes_are_one_sentence_and_a_status() {
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
     assert!(said.contains("heads: expected a divisor of d_model = 64, got 3") && said.lines().count() == 1, "{said}");
+    let output = mlm(&["fill-mask", "--model", "no/such/folder", "a [MASK]"]);
+    assert!(stderr(&output).starts_with("mlm: no/such/folder: "), "{output:?}");
+    let output = mlm(&["plot", env!("CARGO_MANIFEST_DIR"), "--out", "loss.pdf"]);
+    assert!(stderr(&output).contains("history.jsonl"), "{output:?}");
     let output = mlm(&["bench", "--backend", "reference", "--precision", "bf16"]);
     let said = stderr(&output);
     assert!(said.contains("precision: expected f32 with the reference, got bf16"), "{said}");
