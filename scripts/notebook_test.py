@@ -116,5 +116,5 @@ def test_notebook_08_takes_a_text_of_ones_own_with_sentences_of_any_length(kerne
     rest = cells[data].split("\n")[2:]
     cells[data] = "\n".join([given.replace("../data/my_text.txt", str(path)), *rest])
     said = "\n".join(kernel.expect(source) for source in cells)
-    assert [int(count) > 0 for count in re.findall(r"(\d+) of \d+ sentences cut to 32 tokens", said)] == [True]
+    assert [int(count) > 0 for count in re.findall(r"(\d+) of \d+ sentences are too long for 32 tokens", said)] == [True]
     assert re.search(r"epoch 5  \d+ of \d\d+ recovered", said)

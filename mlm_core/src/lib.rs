@@ -4,7 +4,7 @@
 //! The folders follow the way of the data; a file uses only files of its own folder and of those before it:
 //!
 //! ```text
-//! text       corpus -> tokenizer -> masking -> batch
+//! text       corpus -> tokenizer -> windows -> masking -> batch
 //! model      config -> params (and Hugging Face directories) -> encoder (what a back end can do) -> reference (the back end in candle)
 //! engine     the back end by hand: one operation a file
 //! analysis   evaluate, predict
@@ -97,7 +97,8 @@ pub use model::reference::Reference;
 pub use text::batch::{Batch, DataLoader, Epoch, IGNORED_LABEL, PaddedBatch};
 pub use text::corpus::{Corpus, Layout};
 pub use text::masking::{MaskedTokens, Masker, Masking, Treatment};
-pub use text::tokenizer::{EncodedCorpus, SPECIAL_TOKENS, SpecialIds, Tokenizer};
+pub use text::tokenizer::{SPECIAL_TOKENS, SpecialIds, Tokenizer};
+pub use text::windows::EncodedCorpus;
 pub use training::history::{EpochRecord, History};
 pub use training::optimizer::{AdamW, AdamWConfig, Schedule};
 pub use training::run::{BackEnd, Texts, Training, TrainingConfig, TrainingStep};

@@ -66,8 +66,6 @@ pub struct WordRecovery {
 pub struct Recovery {
     /// All words, sentence by sentence.
     pub words: Vec<WordRecovery>,
-    /// How many sentences were too long for the model and lost their end, whose words are not among those above.
-    pub truncated: usize,
 }
 
 impl Recovery {
@@ -81,7 +79,7 @@ impl Recovery {
 const RECOVERY_BATCH: usize = 32;
 
 /// Masks every word of every sentence of the corpus alone and asks the model for it. A sentence that is too long for
-/// the model loses its end, as in [`Tokenizer::encode_corpus`].
+/// the model is cut, as in [`Tokenizer::encode_corpus`], and a word is to be guessed from its part of it.
 ///
 /// ```
 /// # use mlm_core::{rand::{SeedableRng, rngs::StdRng}, *};
@@ -99,20 +97,19 @@ const RECOVERY_BATCH: usize = 32;
 /// # Errors
 /// When the tokenizer's vocabulary is larger than the model's.
 pub fn recovery(encoder: &dyn Encoder, tokenizer: &Tokenizer, corpus: &Corpus) -> Result<Recovery> {
-    let mut truncated = 0;
     let (mut sequences, mut tasks) = (Vec::with_capacity(corpus.len()), Vec::new());
-    for (sentence, text) in corpus.sentences().iter().enumerate() {
-        let mut ids = tokenizer.encode(text)?;
-        truncated += usize::from(tokenizer.truncate(&mut ids, encoder.config().max_len));
-        encoder.config().check_ids("text", &ids)?;
-        tasks.extend(tokenizer.words(&ids).into_iter().map(|word| (sentence, word)));
-        sequences.push(ids);
+    for (sentence, windows) in tokenizer.windows(corpus, encoder.config().max_len)?.into_iter().enumerate() {
+        for ids in windows {
+            encoder.config().check_ids("text", &ids)?;
+            tasks.extend(tokenizer.words(&ids).into_iter().map(|word| (sentence, sequences.len(), word)));
+            sequences.push(ids);
+        }
     }
     let mut words = Vec::with_capacity(tasks.len());
     for tasks in tasks.chunks(RECOVERY_BATCH) {
         let mut batch = Batch::with_gaps([], tokenizer.special().mask);
-        for (sentence, word) in tasks {
-            let ids = &sequences[*sentence];
+        for (_, sequence, word) in tasks {
+            let ids = &sequences[*sequence];
             let start = batch.tokens();
             batch.input_ids.extend_from_slice(ids);
             batch.offsets.push(batch.tokens());
@@ -125,8 +122,8 @@ pub fn recovery(encoder: &dyn Encoder, tokenizer: &Tokenizer, corpus: &Corpus) -
         }
         let scores = log_probabilities(encoder, &batch)?;
         let mut scores = scores.rows();
-        for (sentence, word) in tasks {
-            let targets = &sequences[*sentence][word.clone()];
+        for (sentence, sequence, word) in tasks {
+            let targets = &sequences[*sequence][word.clone()];
             let scores: Vec<&[f64]> = scores.by_ref().take(targets.len()).collect();
             let predicted: Vec<u32> = scores.iter().map(|scores| best(scores) as u32).collect();
             let log_probability: f64 = scores.iter().zip(targets).map(|(scores, &id)| scores[id as usize]).sum();
@@ -139,7 +136,7 @@ pub fn recovery(encoder: &dyn Encoder, tokenizer: &Tokenizer, corpus: &Corpus) -
             });
         }
     }
-    Ok(Recovery { words, truncated })
+    Ok(Recovery { words })
 }
 
 /// log softmax of the logits, in f64 `[masked, vocab]`.

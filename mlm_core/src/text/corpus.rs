@@ -11,7 +11,6 @@ use crate::error::{Error, Result};
 
 /// How a text file is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Layout {
     /// One sentence a line; blank lines are skipped.
     Lines,

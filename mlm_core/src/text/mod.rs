@@ -2,6 +2,7 @@
 
 pub(crate) mod corpus;
 pub(crate) mod tokenizer;
+pub(crate) mod windows;
 
 pub(crate) mod masking;
 

@@ -1,5 +1,5 @@
-//! Takes a [`Corpus`] or a saved vocabulary, gives a WordPiece tokenizer: text to token ids and back; which tokens are
-//! masked is left to [`crate::text::masking`].
+//! Takes a [`Corpus`] or a saved vocabulary, gives a WordPiece tokenizer: text to token ids and back; cutting them to the
+//! length of a model is left to [`crate::text::windows`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -49,17 +49,6 @@ impl SpecialIds {
     pub fn contains(&self, id: u32) -> bool {
         [self.pad, self.unk, self.cls, self.sep, self.mask].contains(&id)
     }
-}
-
-/// A corpus as token ids.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EncodedCorpus {
-    /// One sequence a sentence: `[CLS]`, the tokens, `[SEP]`.
-    pub sequences: Vec<Vec<u32>>,
-    /// How many sentences were too long and lost their end.
-    pub truncated: usize,
-    /// How many sentences were left out because nothing in them can be masked: the vocabulary spells no word of theirs.
-    pub skipped: usize,
 }
 
 /// A WordPiece tokenizer with BERT's normalizer, pre-tokenizer and `[CLS] … [SEP]` template. A word is cut from the left,
@@ -304,39 +293,11 @@ impl Tokenizer {
         Ok(self.inner.encode_fast(text, true).map_err(failed)?.get_ids().to_vec())
     }
 
-    /// The ids of each sentence of a corpus, cut to `max_len` tokens: `[SEP]` stays the last. A sentence without any
-    /// token that can be masked is left out.
-    ///
-    /// # Errors
-    /// When `max_len` leaves no room for a token between `[CLS]` and `[SEP]`.
-    pub fn encode_corpus(&self, corpus: &Corpus, max_len: usize) -> Result<EncodedCorpus> {
-        if max_len < 3 {
-            return Err(Error::argument("max_len", "at least 3 ([CLS], a token, [SEP])", max_len));
-        }
+    /// The ids of each sentence of a corpus, without `[CLS]` and `[SEP]`.
+    pub(crate) fn encode_without_frame(&self, corpus: &Corpus) -> Result<Vec<Vec<u32>>> {
         let inputs: Vec<&str> = corpus.sentences().iter().map(String::as_str).collect();
-        let encodings = self.inner.encode_batch_fast(inputs, true).map_err(failed)?;
-        let (mut sequences, mut truncated, mut skipped) = (Vec::with_capacity(encodings.len()), 0, 0);
-        for encoding in &encodings {
-            let mut ids = encoding.get_ids().to_vec();
-            let too_long = self.truncate(&mut ids, max_len);
-            if ids.iter().all(|&id| self.special.contains(id)) {
-                skipped += 1;
-                continue;
-            }
-            truncated += usize::from(too_long);
-            sequences.push(ids);
-        }
-        Ok(EncodedCorpus { sequences, truncated, skipped })
-    }
-
-    /// Cuts a sequence to `max_len` tokens, of which `[SEP]` stays the last; returns whether it was longer.
-    pub(crate) fn truncate(&self, ids: &mut Vec<u32>, max_len: usize) -> bool {
-        let too_long = ids.len() > max_len;
-        if too_long {
-            ids.truncate(max_len - 1);
-            ids.push(self.special.sep);
-        }
-        too_long
+        let encodings = self.inner.encode_batch_fast(inputs, false).map_err(failed)?;
+        Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
     }
 
     /// The text of ids, without the special tokens.

@@ -66,7 +66,7 @@ fn recovered(words: &[&str], probability: f64) -> Recovery {
         probability,
         recovered: probability > 0.5,
     };
-    Recovery { words: words.iter().enumerate().map(word).collect(), truncated: 0 }
+    Recovery { words: words.iter().enumerate().map(word).collect() }
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn the_heat_map_has_a_cell_a_word_and_epoch() {
     assert_eq!(drawing.matches("<polyline").count(), 7);
     assert_says(&figure.to_html(), &["3 words", "0 recovered before training, 3 at the end"]);
     assert_says(&message(plot::recovery_heat_map(&[])), &["recoveries"]);
-    let none = Recovery { words: vec![], truncated: 0 };
+    let none = Recovery { words: vec![] };
     assert_says(&message(plot::recovery_heat_map(&[after(0.1), none])), &["same 3 words"]);
 }
 
@@ -139,6 +139,7 @@ fn figures_stack_and_are_saved() {
     stack.save(folder.path().join("all.html")).unwrap();
     assert!(std::fs::read_to_string(folder.path().join("all.html")).unwrap().contains(&html));
     assert_says(&message(stack.save(folder.path().join("all.svg"))), &["all.svg", ".html"]);
-    assert_says(&message(curve.save(folder.path().join("curve.png"))), &["curve.png", ".svg or .html"]);
+    assert_says(&message(stack.save(folder.path().join("all.png"))), &["all.png", ".html"]);
+    assert_says(&message(curve.save(folder.path().join("curve.pdf"))), &["curve.pdf", ".svg", " or .html"]);
     assert_says(&message(curve.save("/no/such/folder/curve.svg")), &["write", "/no/such/folder"]);
 }

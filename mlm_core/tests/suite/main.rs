@@ -13,6 +13,7 @@ mod model;
 mod pretrained;
 mod tokenizer;
 mod training;
+mod windows;
 
 use mlm_core::candle_core::{DType, Tensor};
 use mlm_core::rand::rngs::StdRng;

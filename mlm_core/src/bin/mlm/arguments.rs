@@ -77,14 +77,32 @@ pub(crate) struct Text {
     /// UTF-8 text files, one after the other
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     corpus: Vec<PathBuf>,
-    #[arg(long, value_enum, default_value_t = Layout::Lines)]
-    layout: Layout,
+    #[arg(long, value_enum, default_value_t = Form::Lines)]
+    layout: Form,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// A sentence a line, a sequence a sentence
+    Lines,
+    /// Running text, a sequence a sentence
+    Prose,
+    /// Running text, in sequences of full length that go on across the ends of sentences
+    Windows,
 }
 
 impl Text {
     pub(crate) fn read(&self) -> Result<Corpus> {
-        let files = self.corpus.iter().map(|path| Corpus::from_file(path, self.layout));
+        let layout = if self.layout == Form::Lines { Layout::Lines } else { Layout::Prose };
+        let files = self.corpus.iter().map(|path| Corpus::from_file(path, layout));
         let files = files.collect::<Result<Vec<_>>>()?;
         Corpus::from_lines(files.iter().flat_map(Corpus::sentences))
+    }
+
+    pub(crate) fn encode(&self, corpus: &Corpus, tokenizer: &Tokenizer, max_len: usize) -> Result<EncodedCorpus> {
+        match self.layout {
+            Form::Lines | Form::Prose => tokenizer.encode_corpus(corpus, max_len),
+            Form::Windows => tokenizer.encode_windows(corpus, max_len),
+        }
     }
 }

@@ -38,8 +38,8 @@ impl Eval {
     pub(crate) fn run(&self) -> Result<String> {
         let params = Params::from_pretrained(&self.model)?;
         let tokenizer = Tokenizer::from_pretrained(&self.model)?;
-        let encoded = tokenizer.encode_corpus(&self.text.read()?, params.config().max_len)?;
-        let (truncated, sequences) = (encoded.truncated, encoded.sequences.len());
+        let encoded = self.text.encode(&self.text.read()?, &tokenizer, params.config().max_len)?;
+        let (cut, sequences) = (encoded.cut, encoded.sequences.len());
         let tokens: usize = encoded.sequences.iter().map(Vec::len).sum();
         let masker = Masker::new(&tokenizer, Masking { rate: self.mask_rate, ..Masking::default() })?;
         let batches =
@@ -53,13 +53,13 @@ impl Eval {
                 "masked": masked,
                 "tokens": tokens,
                 "sequences": sequences,
-                "truncated": truncated,
+                "sentences_cut": cut,
             });
             return Ok(format!("{outcome}\n"));
         }
         Ok(format!(
             "loss {loss:.3} nats, perplexity {perplexity:.1}, {:.1} % of {masked} masked tokens recovered\n\
-             {tokens} tokens in {sequences} sequences, of which {truncated} were cut\n",
+             {tokens} tokens in {sequences} sequences, over several of which {cut} sentences go\n",
             100.0 * accuracy
         ))
     }

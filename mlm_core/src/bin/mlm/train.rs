@@ -149,13 +149,13 @@ impl Train {
             None => Tokenizer::train(&train, self.vocab_size, true)?,
         };
         let encode = |corpus: &Corpus, what: &str| -> Result<Vec<Vec<u32>>> {
-            let EncodedCorpus { sequences, truncated, skipped } = tokenizer.encode_corpus(corpus, self.max_len)?;
+            let EncodedCorpus { sequences, cut, skipped } = self.text.encode(corpus, &tokenizer, self.max_len)?;
             eprintln!(
-                "{what}: {} sequences, {} tokens; {truncated} sentences cut to {} tokens, {skipped} left out that have \
-                 no token to mask",
+                "{what}: {} sentences in {} sequences, {} tokens; {cut} sentences cut into several sequences, \
+                 {skipped} left out that have no token to mask",
+                corpus.len(),
                 sequences.len(),
                 sequences.iter().map(Vec::len).sum::<usize>(),
-                self.max_len
             );
             Ok(sequences)
         };

@@ -1,0 +1,143 @@
+//! Takes sentences and a tokenizer, gives sequences that are not too long for the model, with nothing of the text lost;
+//! masking them is left to [`crate::text::masking`].
+
+use crate::error::{Error, Result};
+use crate::text::corpus::Corpus;
+use crate::text::tokenizer::Tokenizer;
+
+/// A corpus as token ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedCorpus {
+    /// `[CLS]`, tokens, `[SEP]`: one for each sentence, or several where a sentence is too long.
+    pub sequences: Vec<Vec<u32>>,
+    /// How many sentences are spread over several sequences.
+    pub cut: usize,
+    /// How many sequences were left out because nothing in them can be masked: the vocabulary spells no word of theirs.
+    pub skipped: usize,
+}
+
+impl EncodedCorpus {
+    /// Adds sequences, or counts them where nothing can be masked.
+    fn take(&mut self, sequences: impl IntoIterator<Item = Vec<u32>>, tokenizer: &Tokenizer) {
+        for ids in sequences {
+            if ids.iter().all(|&id| tokenizer.special().contains(id)) {
+                self.skipped += 1;
+            } else {
+                self.sequences.push(ids);
+            }
+        }
+    }
+}
+
+impl Tokenizer {
+    /// The ids of each sentence of a corpus. A sentence of more than `max_len` tokens, `[CLS]` and `[SEP]` included, is cut
+    /// into windows of about the same length, between words where that can be done.
+    ///
+    /// ```
+    /// # use mlm_core::*;
+    /// # fn main() -> Result<()> {
+    /// let corpus = Corpus::from_lines(["to be or not to be", "the cake is a lie"])?;
+    /// let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
+    /// let words = |encoded: EncodedCorpus| -> Result<Vec<String>> {
+    ///     encoded.sequences.iter().map(|ids| tokenizer.decode(ids)).collect()
+    /// };
+    /// let each = tokenizer.encode_corpus(&corpus, 7)?;
+    /// assert_eq!(words(each)?, ["to be or", "not to be", "the cake is a lie"]);
+    /// let filled = tokenizer.encode_windows(&corpus, 7)?;
+    /// assert_eq!(words(filled)?, ["to be or not to", "be the cake is a", "lie"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When `max_len` leaves no room for a token between `[CLS]` and `[SEP]`.
+    pub fn encode_corpus(&self, corpus: &Corpus, max_len: usize) -> Result<EncodedCorpus> {
+        let mut encoded = EncodedCorpus { sequences: Vec::with_capacity(corpus.len()), cut: 0, skipped: 0 };
+        for windows in self.windows(corpus, max_len)? {
+            encoded.cut += usize::from(windows.len() > 1);
+            encoded.take(windows, self);
+        }
+        Ok(encoded)
+    }
+
+    /// Of each sentence its sequences; a sentence of which the tokenizer leaves nothing is `[CLS] [SEP]`.
+    pub(crate) fn windows(&self, corpus: &Corpus, max_len: usize) -> Result<Vec<Vec<Vec<u32>>>> {
+        let longest = longest(max_len)?;
+        let cut = |ids: Vec<u32>| match ids.as_slice() {
+            [] => vec![self.frame(&[])],
+            ids => self.cut(ids, longest, Length::Even).map(|window| self.frame(window)).collect(),
+        };
+        Ok(self.encode_without_frame(corpus)?.into_iter().map(cut).collect())
+    }
+
+    /// The ids of a running text in windows of `max_len` tokens: a window goes on with the next sentence where one ends, and
+    /// holds as many words as it can. RoBERTa is trained on such text (Liu et al. 2019, section 4.2, FULL-SENTENCES); its
+    /// windows of 512 tokens hold whole sentences, which would leave short ones half empty.
+    ///
+    /// # Errors
+    /// When `max_len` leaves no room for a token between `[CLS]` and `[SEP]`.
+    pub fn encode_windows(&self, corpus: &Corpus, max_len: usize) -> Result<EncodedCorpus> {
+        let longest = longest(max_len)?;
+        let sentences = self.encode_without_frame(corpus)?;
+        let text = sentences.concat();
+        let mut encoded = EncodedCorpus { sequences: Vec::new(), cut: 0, skipped: 0 };
+        let mut ends = vec![0];
+        for window in self.cut(&text, longest, Length::Full) {
+            ends.push(ends[ends.len() - 1] + window.len());
+            encoded.take([self.frame(window)], self);
+        }
+        let mut start = 0;
+        for ids in &sentences {
+            let end = start + ids.len();
+            let next = ends.partition_point(|&cut| cut <= start);
+            encoded.cut += usize::from(ends.get(next).is_some_and(|&cut| cut < end));
+            start = end;
+        }
+        Ok(encoded)
+    }
+
+    /// A window as the model reads it.
+    fn frame(&self, window: &[u32]) -> Vec<u32> {
+        [&[self.special().cls], window, &[self.special().sep]].concat()
+    }
+
+    /// Cuts tokens into windows of at most `longest`, where words end; a word that is longer is cut, too.
+    fn cut<'a>(&'a self, ids: &'a [u32], longest: usize, length: Length) -> impl Iterator<Item = &'a [u32]> {
+        let mut rest = ids;
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let end = if rest.len() <= longest {
+                rest.len()
+            } else {
+                let wanted = match length {
+                    Length::Even => rest.len().div_ceil(rest.len().div_ceil(longest)),
+                    Length::Full => longest,
+                };
+                let mut ends = (wanted..=longest).chain((1..wanted).rev());
+                ends.find(|&end| !self.continues_word(rest[end])).unwrap_or(longest)
+            };
+            let (window, others) = rest.split_at(end);
+            rest = others;
+            Some(window)
+        })
+    }
+}
+
+/// How long windows are.
+#[derive(Clone, Copy)]
+enum Length {
+    /// As few as there can be, of about the same length: none has one word only, to be guessed from nothing.
+    Even,
+    /// As long as they can be.
+    Full,
+}
+
+/// The tokens of a sequence of `max_len` between `[CLS]` and `[SEP]`.
+fn longest(max_len: usize) -> Result<usize> {
+    match max_len.checked_sub(2) {
+        None | Some(0) => Err(Error::argument("max_len", "at least 3 ([CLS], a token, [SEP])", max_len)),
+        Some(longest) => Ok(longest),
+    }
+}
