@@ -59,7 +59,7 @@ impl Eval {
         }
         Ok(format!(
             "loss {loss:.3} nats, perplexity {perplexity:.1}, {:.1} % of {masked} masked tokens recovered\n\
-             {tokens} tokens in {sequences} sequences, over several of which {cut} sentences go\n",
+             {tokens} tokens in {sequences} sequences; {cut} sentences cut\n",
             100.0 * accuracy
         ))
     }

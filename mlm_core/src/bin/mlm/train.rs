@@ -100,10 +100,13 @@ impl Train {
         for record in training.history().records() {
             say(&bar, &line(record, self.epochs));
         }
-        let (mut saved, mut said, mut tokens) = (Instant::now(), Instant::now(), 0);
+        let (mut saved, mut said) = (Instant::now(), Instant::now());
+        // Since something was last said.
+        let (mut tokens, mut losses) = (0, Vec::new());
         while !training.is_finished() {
             let TrainingStep { step, loss, tokens: more, epoch } = training.step()?;
             tokens += more;
+            losses.push(loss);
             let speed = tokens as f64 / said.elapsed().as_secs_f64();
             bar.set_position(step as u64);
             if let Some(record) = &epoch {
@@ -111,15 +114,17 @@ impl Train {
                 saved = Instant::now();
             }
             if said.elapsed() >= if bar.is_hidden() { LINE } else { LINE / 20 } {
+                let loss = losses.iter().sum::<f64>() / losses.len() as f64;
                 bar.set_message(format!("loss {loss:.3}  {speed:.0} tokens/s"));
                 if bar.is_hidden() {
                     say(&bar, &format!("step {step} of {}  {}", training.steps(), bar.message()));
                 }
                 (said, tokens) = (Instant::now(), 0);
+                losses.clear();
             }
             if INTERRUPTED.load(Ordering::Relaxed) && !training.is_finished() {
                 training.save()?;
-                bar.abandon();
+                bar.finish_and_clear();
                 let (step, steps) = (training.step_number(), training.steps());
                 return Err(Failure::Interrupted(format!(
                     "interrupted after step {step} of {steps}, which is saved; the same command with --resume goes on"
@@ -151,8 +156,8 @@ impl Train {
         let encode = |corpus: &Corpus, what: &str| -> Result<Vec<Vec<u32>>> {
             let EncodedCorpus { sequences, cut, skipped } = self.text.encode(corpus, &tokenizer, self.max_len)?;
             eprintln!(
-                "{what}: {} sentences in {} sequences, {} tokens; {cut} sentences cut into several sequences, \
-                 {skipped} left out that have no token to mask",
+                "{what}: {} sentences in {} sequences, {} tokens; {cut} sentences cut, {skipped} sequences without a known \
+                 word left out",
                 corpus.len(),
                 sequences.len(),
                 sequences.iter().map(Vec::len).sum::<usize>(),
