@@ -44,20 +44,21 @@ fn a_training_that_is_killed_again_and_again_ends_with_the_same_file() {
     assert_eq!(outcome["epochs"].as_array().unwrap().len(), 5);
     assert!(outcome["epochs"][4]["perplexity"].as_f64().unwrap() > 1.0, "{outcome}");
     let expected = fs::read(whole.join("model.safetensors")).unwrap();
+    let check = || assert!(fs::read(killed.join("model.safetensors")).unwrap() == expected);
 
     let mut rng = StdRng::seed_from_u64(0);
-    let mut ended = 0;
     for _ in 0..50 {
         let mut training = train(&killed).arg("--resume").stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
         sleep(Duration::from_millis(rng.random_range(0..50)));
-        ended += usize::from(training.try_wait().unwrap().is_some());
         training.kill().unwrap();
-        training.wait().unwrap();
+        if training.wait().unwrap().success() {
+            check();
+            fs::remove_dir_all(&killed).unwrap();
+        }
     }
     let last = train(&killed).arg("--resume").output().unwrap();
-    assert!(ended < 25, "{ended} of 50 had ended before they were killed");
     assert_eq!(json(&last)["epochs"].as_array().unwrap().len(), 5);
-    assert!(fs::read(killed.join("model.safetensors")).unwrap() == expected);
+    check();
     assert_eq!(History::load(&killed).unwrap().records().len(), 5);
 }
 
@@ -84,6 +85,35 @@ fn an_interrupt_saves_and_says_how_to_go_on() {
     json(&train(&stopped).arg("--resume").output().unwrap());
     let [whole, stopped] = [whole, stopped].map(|folder| fs::read(folder.join("model.safetensors")).unwrap());
     assert!(whole == stopped);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_costs_nothing_that_was_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, full] = ["whole", "full"].map(|name| folder.path().join(name));
+    json(&train(&whole).output().unwrap());
+    // A shell that lets no file grow beyond 16 or 32 KiB: room for a configuration, not for a checkpoint.
+    let limited = |command: &Command| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "trap '' XFSZ; ulimit -f 32; exec \"$0\" \"$@\""]);
+        shell.arg(command.get_program()).args(command.get_args()).output().unwrap()
+    };
+    let mut training = train(&full).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut said = BufReader::new(training.stderr.take().unwrap()).lines().map(Result::unwrap);
+    said.find(|line| line.starts_with("epoch 1")).unwrap();
+    training.kill().unwrap();
+    training.wait().unwrap();
+    let failed = limited(train(&full).arg("--resume"));
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(
+        stderr(&failed).contains("cannot write") && stderr(&failed).contains("full/checkpoints/step-"),
+        "{failed:?}"
+    );
+    Params::from_pretrained(&full).unwrap();
+    json(&train(&full).arg("--resume").output().unwrap());
+    let [whole, full] = [whole, full].map(|folder| fs::read(folder.join("model.safetensors")).unwrap());
+    assert!(whole == full);
 }
 
 #[test]
