@@ -14,7 +14,7 @@ fn sentences() -> impl Strategy<Value = Vec<String>> {
 }
 
 /// The tokens between `[CLS]` and `[SEP]`.
-fn inner<'a>(ids: &'a Vec<u32>, tokenizer: &Tokenizer) -> &'a [u32] {
+fn inner<'a>(ids: &'a [u32], tokenizer: &Tokenizer) -> &'a [u32] {
     let SpecialIds { cls, sep, .. } = tokenizer.special();
     assert_eq!((ids.first(), ids.last()), (Some(&cls), Some(&sep)));
     &ids[1..ids.len() - 1]
