@@ -1,14 +1,17 @@
 //! Takes paths and bytes: reads whole files, and writes them so that a reader finds the old file or the new one, never a
 //! part of one; what is in them is left to those who ask.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+
+/// The last part of the name of a file that is being written.
+const PARTIAL: &str = "partial";
 
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|source| Error::reading(path, source))
@@ -31,9 +34,7 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
 /// Writes a file, or leaves the one that was there as it was: the bytes go to the disk under another name, which then
 /// takes the place of the old one.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut partial: OsString = path.into();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
+    let partial = path.with_added_extension(PARTIAL);
     let write = || {
         let mut file = File::create(&partial)?;
         file.write_all(bytes)?;
@@ -46,6 +47,17 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         let _ = fs::remove_file(&partial);
         Error::writing(path, source)
     })
+}
+
+/// Removes what a process has left in a folder that was killed while it wrote. No other one may be writing there.
+pub(crate) fn remove_partial(folder: &Path) -> Result<()> {
+    for file in fs::read_dir(folder).map_err(|source| Error::reading(folder, source))? {
+        let path = file.map_err(|source| Error::reading(folder, source))?.path();
+        if path.extension() == Some(OsStr::new(PARTIAL)) {
+            fs::remove_file(&path).map_err(|source| Error::writing(&path, source))?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes sure that a new name in a folder outlives a loss of power.

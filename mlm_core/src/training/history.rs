@@ -1,6 +1,7 @@
 //! Takes what a training measured, epoch by epoch, and keeps it, in a file too, for the figures of [`crate::figures::plot`].
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,9 @@ use crate::error::{Error, Result};
 use crate::files;
 
 const FILE: &str = "history.jsonl";
+
+/// What a loss can be, which no engine computes in more than f32; rounding may take it a little below 0.
+const LOSSES: RangeInclusive<f64> = -1e-3..=f32::MAX as f64;
 
 /// What was measured in one epoch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -91,7 +95,7 @@ impl History {
     /// Adds the record of a later epoch.
     ///
     /// # Errors
-    /// When the epoch does not come after the last one, or a loss is not finite: training diverged.
+    /// When the epoch does not come after the last one, or a loss is not finite (training diverged) or below 0.
     pub fn push(&mut self, record: EpochRecord) -> Result<()> {
         if let Some(last) = self.records.last()
             && record.epoch <= last.epoch
@@ -99,8 +103,8 @@ impl History {
             return Err(Error::argument("epoch", format!("one after {}", last.epoch), record.epoch));
         }
         for loss in [record.train_loss, record.validation_loss].into_iter().flatten() {
-            if !loss.is_finite() {
-                return Err(Error::argument("loss", "a finite number (try a smaller learning rate)", loss));
+            if !LOSSES.contains(&loss) {
+                return Err(Error::argument("loss", "a finite number from 0 on (try a smaller learning rate)", loss));
             }
         }
         self.records.push(record);

@@ -262,6 +262,7 @@ impl Training {
         let lock = occupy(dir)?;
         let folder = dir.join(CHECKPOINTS);
         files::create_folder(&folder)?;
+        files::remove_partial(&folder)?;
         let found = Checkpoint::latest(&folder)?;
         if let (false, Some(Checkpoint { progress, .. })) = (resume, &found) {
             let expected = "an empty folder or a new one (or resume, to go on with the training in this one)";

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use mlm_core::{EpochRecord, History};
+use mlm_core::{EpochRecord, History, plot};
 use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
@@ -23,6 +23,52 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         history.save(&dir).unwrap();
         prop_assert_eq!(History::load(&dir).unwrap(), history);
+    }
+
+    /// For a longer run: PROPTEST_CASES=100000.
+    #[test]
+    fn a_damaged_history_is_refused_or_drawn(
+        bytes in vec((any::<prop::sample::Index>(), prop_oneof![any::<u8>(), b'0'..=b'9', Just(b'e')]), 0..4),
+        cut in of(any::<prop::sample::Index>()),
+    ) {
+        let mut history = History::new("run");
+        for epoch in 0..3 {
+            let loss = Some(4.0 - epoch as f64);
+            history.push(EpochRecord { epoch, train_loss: loss, validation_loss: loss, ..EpochRecord::default() }).unwrap();
+        }
+        let dir = tempfile::tempdir().unwrap();
+        history.save(&dir).unwrap();
+        let path = dir.path().join("history.jsonl");
+        let mut damaged = fs::read(&path).unwrap();
+        for (at, byte) in bytes {
+            let at = at.index(damaged.len());
+            damaged[at] = byte;
+        }
+        if let Some(cut) = cut {
+            damaged.truncate(cut.index(damaged.len()));
+        }
+        fs::write(&path, damaged).unwrap();
+        match History::load(&dir) {
+            Ok(history) => drop(plot::loss_curve(&[&history])),
+            Err(error) => prop_assert!(error.to_string().contains("history.jsonl"), "{error}"),
+        }
+    }
+}
+
+#[test]
+fn numbers_of_any_size_are_drawn_or_refused() {
+    let run = |epoch, loss| {
+        let mut history = History::new("run");
+        for (epoch, loss) in [(1, 2.0), (epoch, loss)] {
+            history.push(EpochRecord { epoch, train_loss: Some(loss), ..EpochRecord::default() })?;
+        }
+        plot::loss_curve(&[&history])
+    };
+    for (epoch, loss) in [(usize::MAX, 1.0), (1 << 31, 1.0), (2, 3e38), (2, 1e-300), (2, 0.0), (2, -1e-7)] {
+        run(epoch, loss).unwrap();
+    }
+    for loss in [f64::NAN, f64::INFINITY, f64::MAX, -1.0, f64::MIN] {
+        assert_says(&message(run(2, loss)), &["loss", "a finite number from 0 on", "smaller learning rate"]);
     }
 }
 

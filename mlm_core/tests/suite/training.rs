@@ -151,6 +151,7 @@ fn a_training_goes_on_from_whatever_a_crash_leaves_behind_while_it_saves() {
                 None => put(name, bytes),
             }
             assert!(plan.finish(state.path()).unwrap() == expected, "{name}, {partial:?}");
+            assert!(files(state.path()).iter().all(|it| !it.0.ends_with("partial")), "{name}, {partial:?}");
             tried += 1;
         }
         current.retain(|it| it.0 != *name && (nth > 0 || it.0 != removed));
