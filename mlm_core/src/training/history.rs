@@ -11,7 +11,7 @@ use crate::files;
 
 const FILE: &str = "history.jsonl";
 
-/// What a loss can be, which no engine computes in more than f32; rounding may take it a little below 0.
+/// What a loss can be. One that f32 does not hold has diverged; rounding may take one a little below 0.
 const LOSSES: RangeInclusive<f64> = -1e-3..=f32::MAX as f64;
 
 /// What was measured in one epoch.

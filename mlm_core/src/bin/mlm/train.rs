@@ -107,13 +107,13 @@ impl Train {
             let TrainingStep { step, loss, tokens: more, epoch } = training.step()?;
             tokens += more;
             losses.push(loss);
-            let speed = tokens as f64 / said.elapsed().as_secs_f64();
             bar.set_position(step as u64);
             if let Some(record) = &epoch {
                 say(&bar, &line(record, self.epochs));
                 saved = Instant::now();
             }
             if said.elapsed() >= if bar.is_hidden() { LINE } else { LINE / 20 } {
+                let speed = tokens as f64 / said.elapsed().as_secs_f64();
                 let loss = losses.iter().sum::<f64>() / losses.len() as f64;
                 bar.set_message(format!("loss {loss:.3}  {speed:.0} tokens/s"));
                 if bar.is_hidden() {
