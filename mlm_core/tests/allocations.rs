@@ -1,5 +1,5 @@
-//! A training step of the engine takes no memory once it has seen the largest batch. A program of its own, because the
-//! allocator counts for all of it.
+//! A training step of the engine takes no memory once it has seen the largest batch, unless a product is so large that it
+//! is left to the library `gemm`. A program of its own, because the allocator counts for all of it.
 
 use std::alloc::System;
 

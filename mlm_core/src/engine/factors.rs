@@ -64,6 +64,17 @@ impl<'a, T> Matrix<'a, T> {
         (0..self.rows).map(move |row| &self.values[row * self.row_step..][..self.columns])
     }
 
+    /// Whether all its numbers lie in the slice.
+    pub(crate) fn is_inside(&self) -> bool {
+        let Self { values, rows, columns, row_step, column_step } = *self;
+        // Up to the last one; a matrix without any is inside.
+        let last = |count: usize, step: usize| count.checked_sub(1).map(|count| count.saturating_mul(step));
+        match (last(rows, row_step), last(columns, column_step)) {
+            (Some(row), Some(column)) => row.saturating_add(column) < values.len(),
+            _ => true,
+        }
+    }
+
     /// Whether tiles can read it as a right factor as it lies: in whole vectors, and rows not too far apart.
     fn is_fit(&self) -> bool {
         let even = |count: usize| count.is_multiple_of(WIDTH / 2);

@@ -20,7 +20,7 @@ use crate::engine::buffer::Buffer;
 use crate::engine::config::Precision;
 use crate::engine::factors::{Matrix, Panels};
 use crate::engine::matmul::{Start, Target, multiply};
-use crate::engine::{bf16, vector};
+use crate::engine::{bf16, gemm, vector};
 use crate::vectors::arch;
 
 /// Room to work in, and in which precision to multiply there.
@@ -84,9 +84,10 @@ pub(crate) fn forward(
     y: Target<'_>,
     room: &mut Room,
 ) {
-    let transposed = &packed.transposed;
+    let (transposed, wt) = (&packed.transposed, weight.transposed());
     match room.precision {
-        Precision::F32 => multiply(x, transposed.packed(weight.transposed()), Start::Bias(bias), y),
+        Precision::F32 if gemm::pays(x, wt) => gemm::multiply(x, wt, Start::Bias(bias), y),
+        Precision::F32 => multiply(x, transposed.packed(wt), Start::Bias(bias), y),
         Precision::Bf16 => bf16::multiply(x, transposed.filled(), Start::Bias(bias), y, &mut room.pairs),
     }
 }
@@ -94,10 +95,11 @@ pub(crate) fn forward(
 /// The gradients of the layer's weights: dW = dyᵀ x, db = Σ dy.
 pub(crate) fn backward_weights(x: Matrix<'_>, dy: Matrix<'_>, dw: &mut [f32], db: &mut [f32], room: &mut Room) {
     sum_rows(dy, db);
-    let (dw, Room { precision, panels, pairs }) = (Target::new(dw, x.columns), room);
+    let (dyt, dw, Room { precision, panels, pairs }) = (dy.transposed(), Target::new(dw, x.columns), room);
     match precision {
-        Precision::F32 => multiply(dy.transposed(), panels.right(x), Start::Zero, dw),
-        Precision::Bf16 => bf16::multiply_deep(dy.transposed(), x, dw, panels, pairs),
+        Precision::F32 if gemm::pays(dyt, x) => gemm::multiply(dyt, x, Start::Zero, dw),
+        Precision::F32 => multiply(dyt, panels.right(x), Start::Zero, dw),
+        Precision::Bf16 => bf16::multiply_deep(dyt, x, dw, panels, pairs),
     }
 }
 
@@ -122,6 +124,7 @@ pub(crate) fn backward_input(
 ) {
     let plain = &packed.plain;
     match room.precision {
+        Precision::F32 if gemm::pays(dy, weight) => gemm::multiply(dy, weight, start, dx),
         Precision::F32 => multiply(dy, plain.packed(weight), start, dx),
         Precision::Bf16 => bf16::multiply(dy, plain.filled(), start, dx, &mut room.pairs),
     }
@@ -160,6 +163,37 @@ mod tests {
                 backward_input(dy, weight, &packed, Start::Zero, Target::new(&mut dx, from), &mut room);
                 (y, [dx, dw, db].concat())
             });
+        }
+    }
+
+    /// What the library multiplies at once is what our own product gives for a few tokens at a time.
+    #[test]
+    fn large_products_are_the_same() {
+        let (tokens, from, to) = (300, 130, 100);
+        let numbers = |count, seed| slopes::numbers(count, seed);
+        let (x, dy, w, bias) =
+            (numbers(tokens * from, 1), numbers(tokens * to, 2), numbers(to * from, 3), numbers(to, 4));
+        let (weight, mut packed, mut room) = (Matrix::new(&w, from), PackedWeight::default(), Room::default());
+        packed.pack(weight, &mut room);
+        let [whole, parts] = [tokens, 50].map(|chunk| {
+            let (mut y, mut dx) = (vec![0.0; tokens * to], vec![0.0; tokens * from]);
+            let (mut dw, mut db) = (vec![0.0; to * from], vec![0.0; to]);
+            for first in (0..tokens).step_by(chunk) {
+                let (x, dy) =
+                    (Matrix::new(&x, from).rows_from(first, chunk), Matrix::new(&dy, to).rows_from(first, chunk));
+                assert_eq!(gemm::pays(x, weight.transposed()), chunk == tokens);
+                forward(x, weight, &packed, &bias, Target::new(&mut y[first * to..], to), &mut room);
+                let dx = Target::new(&mut dx[first * from..], from);
+                backward_input(dy, weight, &packed, Start::Zero, dx, &mut room);
+                let (mut part, mut rows) = (vec![0.0; to * from], vec![0.0; to]);
+                backward_weights(x, dy, &mut part, &mut rows, &mut room);
+                vector::add(&mut dw, &part);
+                vector::add(&mut db, &rows);
+            }
+            [y, dx, dw, db].concat()
+        });
+        for (whole, part) in whole.iter().zip(&parts) {
+            assert!((whole - part).abs() < 1e-3, "{whole}, not {part}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //! a file, `forward` and `backward` side by side, in the order in which a batch meets them:
 //!
 //! ```text
-//! embeddings -> layer_norm -> dropout -> linear -> attention -> gelu -> loss      over vector and matmul
+//! embeddings -> layer_norm -> dropout -> linear -> attention -> gelu -> loss      over vector, matmul, gemm (large products)
 //! factors (matrices, panels), bf16, native (one processor's instructions) -> matmul
 //! layers (weights), activations (in buffers), clock -> pass (the way through the model) -> pool, mail (threads) -> Engine
 //! ```
@@ -17,6 +17,7 @@ mod dropout;
 mod embeddings;
 mod factors;
 mod gelu;
+mod gemm;
 mod layer_norm;
 mod layers;
 mod linear;
