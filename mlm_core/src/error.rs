@@ -71,6 +71,19 @@ pub enum Error {
     /// A backward pass was asked for that has nothing to go back over.
     #[error("backward: expected a call of forward just before it, whose loss it is the gradient of, got none")]
     NoForward,
+    /// A training in the background ended before its time.
+    #[error(
+        "the training in {} ended after step {step}: {reason} (its last state is in {}; Run::resume goes on from there)",
+        dir.display(), dir.join("checkpoints").display()
+    )]
+    Run {
+        /// The training's folder.
+        dir: PathBuf,
+        /// The last step that was taken.
+        step: usize,
+        /// What went wrong.
+        reason: String,
+    },
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Tensor(candle_core::Error),

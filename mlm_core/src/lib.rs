@@ -8,7 +8,7 @@
 //! model      config -> params (and Hugging Face directories) -> encoder (what a back end can do) -> reference (the back end in candle)
 //! engine     the back end by hand: one operation a file
 //! analysis   evaluate, predict
-//! training   optimizer, history -> checkpoint -> run (a training without a notebook)
+//! training   optimizer, history -> checkpoint -> run (a training without a notebook) -> background (while a notebook goes on)
 //! figures    plot, markup
 //! ```
 //!
@@ -18,7 +18,7 @@
 //! | the task | [`Masking`], [`Masker`], [`Batch`], [`DataLoader`] |
 //! | the model | [`ModelConfig`], [`Params`], [`Encoder`]: [`Reference`] or [`Engine`], [`Mode`], [`pick_device`] |
 //! | in and out | `save_pretrained`, `from_pretrained` of [`Params`] and [`Tokenizer`]; `save`, `load` of [`History`] |
-//! | training | [`Gradients`], [`AdamW`], [`Schedule`], [`History`]; [`Training`], which can be interrupted |
+//! | training | [`Gradients`], [`AdamW`], [`Schedule`], [`History`]; [`Training`], which can be interrupted; [`Run`], in the background |
 //! | what it has learned | [`evaluate`], [`recovery`], [`fill_mask`] |
 //! | to look at | [`plot`], [`markup`], [`Figure`] |
 //!
@@ -99,6 +99,7 @@ pub use text::corpus::{Corpus, Layout};
 pub use text::masking::{MaskedTokens, Masker, Masking, Treatment};
 pub use text::tokenizer::{SPECIAL_TOKENS, SpecialIds, Tokenizer};
 pub use text::windows::EncodedCorpus;
+pub use training::background::{Run, RunProgress, RunState};
 pub use training::history::{EpochRecord, History};
 pub use training::optimizer::{AdamW, AdamWConfig, Schedule};
 pub use training::run::{BackEnd, Texts, Training, TrainingConfig, TrainingStep};

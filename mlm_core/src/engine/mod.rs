@@ -26,7 +26,7 @@ mod mail;
 mod matmul;
 mod native;
 mod pass;
-mod pool;
+pub(crate) mod pool;
 mod vector;
 
 #[cfg(test)]

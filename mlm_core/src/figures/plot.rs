@@ -14,6 +14,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::analysis::evaluate::Recovery;
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
+use crate::training::background::{Run, RunProgress};
 use crate::training::history::{EpochRecord, History};
 
 /// Text and axes.
@@ -37,13 +38,74 @@ const FONT: &str = "sans-serif";
 /// # Errors
 /// When no run has a record.
 pub fn loss_curve(runs: &[&History]) -> Result<Figure> {
-    let records = || runs.iter().flat_map(|run| run.records());
-    let losses = || records().flat_map(|record| [record.train_loss, record.validation_loss]).flatten();
-    let (Some(last_epoch), Some(highest)) =
-        (records().map(|record| record.epoch).max(), losses().max_by(f64::total_cmp))
+    let lines = runs.iter().map(|run| Losses {
+        name: run.name(),
+        train: points(run, |record| record.train_loss),
+        dots: true,
+        validation: points(run, |record| record.validation_loss),
+    });
+    let lines: Vec<_> = lines.collect();
+    let Some(last_epoch) = lines
+        .iter()
+        .flat_map(|run| run.train.last().into_iter().chain(run.validation.last()))
+        .map(|&(epoch, _)| epoch)
+        .max()
     else {
         return Err(Error::argument("runs", "at least one run with a recorded loss", "none"));
     };
+    let described: Vec<String> = (runs.iter())
+        .filter_map(|run| {
+            let losses = points(run, |record| record.train_loss.or(record.validation_loss));
+            let (first, last) = (losses.first()?, losses.last()?);
+            Some(format!("{} from {:.2} (epoch {}) to {:.2} (epoch {})", run.name(), first.1, first.0, last.1, last.0))
+        })
+        .collect();
+    let description = format!("Loss in nats per masked token over epochs: {}.", described.join("; "));
+    losses(&lines, "epoch", last_epoch, description)
+}
+
+/// Draws the loss of one or several trainings that are going on over their steps: of the batches as a line, of validation
+/// after each epoch dashed, in nats per masked token.
+///
+/// # Errors
+/// When it cannot be drawn.
+pub fn progress(runs: &[&RunProgress]) -> Result<Figure> {
+    let lines = runs.iter().map(|run| Losses {
+        name: run.history.name(),
+        train: run.curve.points(run.step),
+        dots: false,
+        validation: (points(&run.history, |record| record.validation_loss).into_iter())
+            .map(|(epoch, loss)| (epoch * run.steps_per_epoch, loss))
+            .collect(),
+    });
+    let last_step = runs.iter().map(|run| run.steps).max().unwrap_or_default();
+    let described: Vec<String> = runs.iter().map(|run| format!("{}: {run}", run.history.name())).collect();
+    let description = format!("Loss in nats per masked token over steps. {}.", described.join("; "));
+    losses(&lines.collect::<Vec<_>>(), "step", last_step, description)
+}
+
+impl Run {
+    /// The losses so far, see [`progress`].
+    ///
+    /// # Errors
+    /// When they cannot be drawn.
+    pub fn plot(&self) -> Result<Figure> {
+        progress(&[&self.progress()])
+    }
+}
+
+/// The losses of a run, over epochs or steps.
+struct Losses<'a> {
+    name: &'a str,
+    train: Vec<(usize, f64)>,
+    /// Whether each point is marked.
+    dots: bool,
+    validation: Vec<(usize, f64)>,
+}
+
+fn losses(runs: &[Losses<'_>], x: &str, last: usize, description: String) -> Result<Figure> {
+    let losses = runs.iter().flat_map(|run| run.train.iter().chain(&run.validation)).map(|&(_, loss)| loss);
+    let highest = losses.max_by(f64::total_cmp).unwrap_or(1.0);
 
     let mut source = String::new();
     {
@@ -53,15 +115,15 @@ pub fn loss_curve(runs: &[&History]) -> Result<Figure> {
             .margin_right(28)
             .x_label_area_size(44)
             .y_label_area_size(60)
-            .build_cartesian_2d(0..last_epoch.max(1), 0.0..highest.max(1e-3) * 1.05)
+            .build_cartesian_2d(0..last.max(1), 0.0..highest.max(1e-3) * 1.05)
             .map_err(drawing)?;
         chart
             .configure_mesh()
-            .x_desc("epoch")
+            .x_desc(x)
             .y_desc("loss (nats per masked token)")
-            .x_labels(last_epoch.clamp(1, 20) + 1)
+            .x_labels(last.clamp(1, 20) + 1)
             .y_labels(8)
-            .x_label_formatter(&|epoch| epoch.to_string())
+            .x_label_formatter(&|x| x.to_string())
             .y_label_formatter(&|loss| format!("{loss:.1}"))
             .axis_style(INK)
             .bold_line_style(GRID)
@@ -73,23 +135,21 @@ pub fn loss_curve(runs: &[&History]) -> Result<Figure> {
         for (nth, run) in runs.iter().enumerate() {
             let colour = RUNS[nth % RUNS.len()];
             let line = ShapeStyle::from(&colour).stroke_width(2);
-            let train = points(run, |record| record.train_loss);
-            let validation = points(run, |record| record.validation_loss);
+            let Losses { name, train, dots, validation } = run;
             if !train.is_empty() {
                 chart
                     .draw_series(LineSeries::new(train.clone(), line))
                     .map_err(drawing)?
-                    .label(format!("{}: training", run.name()))
+                    .label(format!("{name}: training"))
                     .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], line));
-                chart
-                    .draw_series(train.into_iter().map(|point| Circle::new(point, 3, colour.filled())))
-                    .map_err(drawing)?;
+                let dots = train.iter().filter(|_| *dots).map(|&point| Circle::new(point, 3, colour.filled()));
+                chart.draw_series(dots).map_err(drawing)?;
             }
             if !validation.is_empty() {
                 chart
-                    .draw_series(DashedLineSeries::new(validation, 7, 5, line))
+                    .draw_series(DashedLineSeries::new(validation.clone(), 7, 5, line))
                     .map_err(drawing)?
-                    .label(format!("{}: validation", run.name()))
+                    .label(format!("{name}: validation"))
                     .legend(move |(x, y)| DashedPathElement::new([(x, y), (x + 24, y)], 7, 5, line));
             }
         }
@@ -105,14 +165,7 @@ pub fn loss_curve(runs: &[&History]) -> Result<Figure> {
             .map_err(drawing)?;
         root.present().map_err(drawing)?;
     }
-    let described: Vec<String> = (runs.iter())
-        .filter_map(|run| {
-            let losses = points(run, |record| record.train_loss.or(record.validation_loss));
-            let (first, last) = (losses.first()?, losses.last()?);
-            Some(format!("{} from {:.2} (epoch {}) to {:.2} (epoch {})", run.name(), first.1, first.0, last.1, last.0))
-        })
-        .collect();
-    Ok(Figure::svg(source, format!("Loss in nats per masked token over epochs: {}.", described.join("; "))))
+    Ok(Figure::svg(source, description))
 }
 
 fn points(run: &History, loss: impl Fn(&EpochRecord) -> Option<f64>) -> Vec<(usize, f64)> {

@@ -57,7 +57,7 @@ pub struct Encoded {
 /// # Ok(())
 /// # }
 /// ```
-pub trait Encoder: Weights + fmt::Debug {
+pub trait Encoder: Weights + fmt::Debug + Send {
     /// The shape of the model.
     fn config(&self) -> &ModelConfig;
 

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::training::curve::LossCurve;
 use crate::training::history::EpochRecord;
 
 /// So many are kept, the latest ones.
@@ -48,6 +49,9 @@ pub(crate) struct Progress {
     pub(crate) seconds: f64,
     pub(crate) epoch: EpochSums,
     pub(crate) records: Vec<EpochRecord>,
+    /// Checkpoints of the first versions have none.
+    #[serde(default)]
+    pub(crate) curve: LossCurve,
 }
 
 /// Sums over the steps of the epoch that has begun.

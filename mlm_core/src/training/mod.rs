@@ -2,10 +2,12 @@
 //! be stopped at any moment:
 //!
 //! ```text
-//! optimizer, history -> checkpoint (a state in a file) -> run (the loop)
+//! optimizer, history, curve -> checkpoint (a state in a file) -> run (the loop) -> background (in a thread)
 //! ```
 
+pub(crate) mod background;
 pub(crate) mod checkpoint;
+pub(crate) mod curve;
 pub(crate) mod history;
 pub(crate) mod optimizer;
 pub(crate) mod run;

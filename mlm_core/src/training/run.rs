@@ -29,6 +29,7 @@ use crate::text::batch::{Batch, DataLoader};
 use crate::text::masking::{Masker, Masking};
 use crate::text::tokenizer::Tokenizer;
 use crate::training::checkpoint::{Checkpoint, EpochSums, Progress, digest};
+use crate::training::curve::LossCurve;
 use crate::training::history::{EpochRecord, History};
 use crate::training::optimizer::{AdamW, AdamWConfig, Schedule};
 
@@ -120,6 +121,8 @@ pub struct TrainingStep {
     pub step: usize,
     /// The loss of its batch in nats.
     pub loss: f64,
+    /// Its learning rate.
+    pub lr: f64,
     /// The tokens of its batch.
     pub tokens: usize,
     /// The record of the epoch that it ended, if it did.
@@ -178,6 +181,7 @@ pub struct Training {
     order: Vec<usize>,
     epoch: EpochSums,
     history: History,
+    curve: LossCurve,
     seconds: f64,
 }
 
@@ -299,12 +303,13 @@ impl Training {
             order: Vec::new(),
             epoch: EpochSums::default(),
             history: History::new(dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy()),
+            curve: LossCurve::default(),
             seconds: 0.0,
         };
         match found {
             Some(Checkpoint { progress, numbers: [_, first, second] }) => {
                 training.optimizer.restore(progress.steps, [first, second].map(Values::F32))?;
-                (training.epoch, training.seconds) = (progress.epoch, progress.seconds);
+                (training.epoch, training.curve, training.seconds) = (progress.epoch, progress.curve, progress.seconds);
                 for record in progress.records {
                     training.history.push(record)?;
                 }
@@ -332,6 +337,11 @@ impl Training {
         self.steps
     }
 
+    /// The number of steps in an epoch.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.loader.batches()
+    }
+
     /// Whether the last step has been taken.
     pub fn is_finished(&self) -> bool {
         self.step_number() >= self.steps
@@ -346,6 +356,11 @@ impl Training {
     /// The epochs so far.
     pub fn history(&self) -> &History {
         &self.history
+    }
+
+    /// The losses of the steps so far.
+    pub(crate) fn curve(&self) -> &LossCurve {
+        &self.curve
     }
 
     /// The model as it is now.
@@ -377,6 +392,7 @@ impl Training {
         self.encoder.backward(&mut self.gradients)?;
         self.gradients.clip(MAX_NORM)?;
         self.optimizer.step(self.encoder.as_mut(), &self.gradients, lr)?;
+        self.curve.push(loss);
         self.epoch.loss += loss;
         self.epoch.tokens += batch.tokens();
         self.epoch.seconds += start.elapsed().as_secs_f64();
@@ -386,7 +402,7 @@ impl Training {
         if is_last {
             self.save()?;
         }
-        Ok(TrainingStep { step: step + 1, loss, tokens: batch.tokens(), epoch: record })
+        Ok(TrainingStep { step: step + 1, loss, lr, tokens: batch.tokens(), epoch: record })
     }
 
     fn end_epoch(&mut self, epoch: usize) -> Result<EpochRecord> {
@@ -425,6 +441,7 @@ impl Training {
             seconds: self.seconds,
             epoch: self.epoch.clone(),
             records: self.history.records().to_vec(),
+            curve: self.curve.clone(),
         };
         let numbers = [params.as_slice(), first, second].map(<[f32]>::to_vec);
         Checkpoint { progress, numbers }.save(&self.dir.join(CHECKPOINTS))?;

@@ -1,5 +1,6 @@
 //! The tests of the crate as its users see it, a module a concept. What needs a notebook kernel is in scripts/.
 
+mod background;
 mod batch;
 mod corpus;
 mod engine;

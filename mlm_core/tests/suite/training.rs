@@ -14,15 +14,15 @@ const STEPS: usize = 12;
 
 /// What is trained: 6 sentences in batches of 4, two a epoch.
 #[derive(Clone)]
-struct Plan {
-    texts: Texts,
-    model: ModelConfig,
-    config: TrainingConfig,
-    back_end: BackEnd,
+pub(crate) struct Plan {
+    pub(crate) texts: Texts,
+    pub(crate) model: ModelConfig,
+    pub(crate) config: TrainingConfig,
+    pub(crate) back_end: BackEnd,
 }
 
 impl Plan {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let corpus = five_sentences().unwrap().repeat(3).unwrap();
         let tokenizer = Tokenizer::train(&corpus, 80, true).unwrap();
         let sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences;
@@ -44,16 +44,16 @@ impl Plan {
         }
     }
 
-    fn start(&self, dir: &Path) -> Result<Training> {
+    pub(crate) fn start(&self, dir: &Path) -> Result<Training> {
         Training::start(dir, &self.texts, &self.model, &self.config, &self.back_end)
     }
 
-    fn resume(&self, dir: &Path) -> Result<Training> {
+    pub(crate) fn resume(&self, dir: &Path) -> Result<Training> {
         Training::resume(dir, &self.texts, &self.model, &self.config, &self.back_end)
     }
 
     /// Trains into a folder until the end and gives the model's file.
-    fn finish(&self, dir: &Path) -> Result<Vec<u8>> {
+    pub(crate) fn finish(&self, dir: &Path) -> Result<Vec<u8>> {
         let mut training = self.resume(dir)?;
         while !training.is_finished() {
             training.step()?;
@@ -63,7 +63,7 @@ impl Plan {
     }
 }
 
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 

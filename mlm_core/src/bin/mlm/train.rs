@@ -104,7 +104,7 @@ impl Train {
         // Since something was last said.
         let (mut tokens, mut losses) = (0, Vec::new());
         while !training.is_finished() {
-            let TrainingStep { step, loss, tokens: more, epoch } = training.step()?;
+            let TrainingStep { step, loss, tokens: more, epoch, .. } = training.step()?;
             tokens += more;
             losses.push(loss);
             bar.set_position(step as u64);

@@ -1,0 +1,406 @@
+//! Takes a training, takes its steps in a thread of its own while the caller goes on, and tells at any time how far it is;
+//! drawing that is left to [`crate::figures::plot`].
+
+use std::any::Any;
+use std::fmt;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::engine::Engine;
+use crate::engine::pool::lock;
+use crate::error::{Error, Result};
+use crate::model::config::ModelConfig;
+use crate::model::params::Params;
+use crate::training::curve::LossCurve;
+use crate::training::history::History;
+use crate::training::run::{BackEnd, Texts, Training, TrainingConfig, TrainingStep};
+
+/// The time between two states that are written: what a power failure costs at most.
+const AUTOSAVE: Duration = Duration::from_secs(30);
+
+/// The time over which the speed is measured, and between two lines of [`Run::wait`].
+const WINDOW: Duration = Duration::from_secs(2);
+
+/// The runs of this process that have not ended.
+static RUNS: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
+
+/// A [`Training`] in the background: the cell that starts it returns at once, and the next cells look at it while it goes on.
+/// It saves itself every 30 seconds, after each epoch and when it is stopped. Dropping it stops it.
+///
+/// ```
+/// # use mlm_core::*;
+/// # fn main() -> Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let dir = &folder.path().join("run");
+/// # let corpus = Corpus::from_lines(["the cake is a lie", "to be or not to be", "a fox"])?;
+/// # let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
+/// # let model = ModelConfig::new(tokenizer.vocab());
+/// # let train = tokenizer.encode_corpus(&corpus, model.max_len)?.sequences;
+/// # let texts = Texts { tokenizer, train, validation: Vec::new() };
+/// # let config = TrainingConfig { epochs: 50, ..TrainingConfig::default() };
+/// # let back_end = BackEnd::Engine(EngineConfig::default());
+/// let run = Run::start(dir, &texts, &model, &config, &back_end)?;
+/// println!("{}", run.progress()); // step 3 of 50 …
+/// let half_trained = fill_mask(&run.model()?, &texts.tokenizer, "the [MASK] is a lie", 5)?;
+/// run.stop()?;
+///
+/// let run = Run::resume(dir, &texts, &model, &config, &back_end)?; // where it was stopped
+/// let trained: Engine = run.wait()?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Run {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the thread and the others tell each other.
+struct Shared {
+    dir: PathBuf,
+    stop: AtomicBool,
+    state: Mutex<State>,
+    ended: Condvar,
+}
+
+struct State {
+    progress: RunProgress,
+    /// Those who wait for the weights after this step.
+    askers: Vec<Sender<Result<Params>>>,
+    /// The last weights, or why there are none.
+    end: Option<Result<Params, String>>,
+}
+
+/// What a [`Run`] is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// It takes steps.
+    Training,
+    /// It has taken the last one.
+    Finished,
+    /// It was stopped, and is saved; [`Run::resume`] goes on with it.
+    Stopped,
+    /// Something went wrong: each call says what.
+    Failed,
+}
+
+/// How far a [`Run`] is. `Display` writes it in a line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunProgress {
+    /// What it is doing.
+    pub state: RunState,
+    /// Steps taken.
+    pub step: usize,
+    /// Steps in all.
+    pub steps: usize,
+    /// Steps of an epoch.
+    pub steps_per_epoch: usize,
+    /// The learning rate of the last step; none before the first one in this process.
+    pub lr: Option<f64>,
+    /// Tokens that went through training in a second, in the last seconds.
+    pub tokens_per_second: Option<f64>,
+    /// The time until the last step, at the speed of the last seconds.
+    pub seconds_left: Option<f64>,
+    /// What was measured in the epochs so far.
+    pub history: History,
+    pub(crate) curve: LossCurve,
+}
+
+impl fmt::Display for RunProgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { state, step, steps, steps_per_epoch, .. } = self;
+        write!(f, "step {step} of {steps}, epoch {:.1}", *step as f64 / *steps_per_epoch as f64)?;
+        if let Some(loss) = self.loss() {
+            write!(f, "  loss {loss:.3}")?;
+        }
+        if let Some(loss) = self.history.records().last().and_then(|record| record.validation_loss) {
+            write!(f, "  validation {loss:.3}")?;
+        }
+        match state {
+            RunState::Training => {
+                if let (Some(speed), Some(left)) = (self.tokens_per_second, self.seconds_left) {
+                    write!(f, "  {speed:.0} tokens/s  {left:.0} s left")?;
+                }
+                Ok(())
+            }
+            RunState::Finished => write!(f, "  finished"),
+            RunState::Stopped => write!(f, "  stopped"),
+            RunState::Failed => write!(f, "  failed"),
+        }
+    }
+}
+
+impl RunProgress {
+    /// The mean training loss over the last steps, in nats: of a twentieth of those taken, or of one where that is less.
+    pub fn loss(&self) -> Option<f64> {
+        let points = self.curve.points(self.step);
+        let last = &points[points.len() - points.len().div_ceil(20)..];
+        (!last.is_empty()).then(|| last.iter().map(|(_, loss)| loss).sum::<f64>() / last.len() as f64)
+    }
+}
+
+impl fmt::Debug for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Run {{ {}, {} }}", self.shared.dir.display(), self.progress())
+    }
+}
+
+impl Run {
+    /// A training from the beginning, see [`Training::start`].
+    ///
+    /// # Errors
+    /// As [`Training::start`]; when the system starts no thread.
+    pub fn start(
+        dir: impl AsRef<Path>,
+        texts: &Texts,
+        model: &ModelConfig,
+        config: &TrainingConfig,
+        back_end: &BackEnd,
+    ) -> Result<Self> {
+        stop_in(dir.as_ref());
+        Self::spawn(dir.as_ref(), Training::start(&dir, texts, model, config, back_end)?)
+    }
+
+    /// Goes on with the training in a folder, from the beginning where there is none yet, see [`Training::resume`]. A run of
+    /// this process that is at it is stopped first: a cell can be run again.
+    ///
+    /// # Errors
+    /// As [`Training::resume`]; when the system starts no thread.
+    pub fn resume(
+        dir: impl AsRef<Path>,
+        texts: &Texts,
+        model: &ModelConfig,
+        config: &TrainingConfig,
+        back_end: &BackEnd,
+    ) -> Result<Self> {
+        stop_in(dir.as_ref());
+        Self::spawn(dir.as_ref(), Training::resume(&dir, texts, model, config, back_end)?)
+    }
+
+    fn spawn(dir: &Path, training: Training) -> Result<Self> {
+        let progress = RunProgress {
+            state: RunState::Training,
+            step: training.step_number(),
+            steps: training.steps(),
+            steps_per_epoch: training.steps_per_epoch(),
+            lr: None,
+            tokens_per_second: None,
+            seconds_left: None,
+            history: training.history().clone(),
+            curve: training.curve().clone(),
+        };
+        let shared = Arc::new(Shared {
+            dir: fs::canonicalize(dir).map_err(|source| Error::reading(dir, source))?,
+            stop: AtomicBool::new(false),
+            state: Mutex::new(State { progress, askers: Vec::new(), end: None }),
+            ended: Condvar::new(),
+        });
+        let run = Self::of(shared, |shared| shared.work(training))?;
+        let mut runs = lock(&RUNS);
+        runs.retain(|run| run.strong_count() > 0);
+        runs.push(Arc::downgrade(&run.shared));
+        Ok(run)
+    }
+
+    fn of(shared: Arc<Shared>, work: impl FnOnce(&Shared) -> Result<Params> + Send + 'static) -> Result<Self> {
+        let others = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("mlm_core run".to_owned()).spawn(move || {
+            shared.end(match catch_unwind(AssertUnwindSafe(|| work(&shared))) {
+                Ok(result) => result.map_err(|error| error.to_string()),
+                Err(panic) => Err(said(panic.as_ref())),
+            });
+        });
+        let thread = thread.map_err(|error| Error::argument("Run", "a thread that the system starts", error))?;
+        Ok(Self { shared: others, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> RunProgress {
+        lock(&self.shared.state).progress.clone()
+    }
+
+    /// The model as it is after the step that is being taken.
+    ///
+    /// # Errors
+    /// When the training has failed, or the memory has no room.
+    pub fn model(&self) -> Result<Engine> {
+        let (asker, answer) = mpsc::channel();
+        let params = {
+            let mut state = lock(&self.shared.state);
+            if state.end.is_none() {
+                state.askers.push(asker);
+                drop(state);
+                answer.recv().ok() // nothing where it has ended instead
+            } else {
+                None
+            }
+        };
+        Engine::new(&params.unwrap_or_else(|| self.shared.last())?)
+    }
+
+    /// Ends it after the step that is being taken, saves it, and returns the model.
+    ///
+    /// # Errors
+    /// When the training has failed, or cannot be saved.
+    pub fn stop(&self) -> Result<Engine> {
+        self.shared.stop();
+        self.join();
+        Engine::new(&self.shared.last()?)
+    }
+
+    /// Waits until it ends, prints every two seconds how far it is, and returns the model.
+    ///
+    /// # Errors
+    /// When the training fails.
+    pub fn wait(&self) -> Result<Engine> {
+        let mut state = lock(&self.shared.state);
+        while state.end.is_none() {
+            println!("{}", state.progress);
+            state = self.shared.ended.wait_timeout(state, WINDOW).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        println!("{}", state.progress);
+        drop(state);
+        self.join();
+        Engine::new(&self.shared.last()?)
+    }
+
+    fn join(&self) {
+        if let Some(thread) = lock(&self.thread).take() {
+            // Its panics have been caught.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.shared.stop();
+        self.join();
+    }
+}
+
+impl Shared {
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// The loop of notebook 08; gives the last weights. The folder is free when it returns.
+    fn work(&self, mut training: Training) -> Result<Params> {
+        let (mut saved, mut measured, mut tokens) = (Instant::now(), Instant::now(), 0);
+        let begun = training.step_number();
+        let mut first = begun;
+        while !training.is_finished() && !self.stop.load(Ordering::Relaxed) {
+            let TrainingStep { step, loss, lr, tokens: more, epoch } = training.step()?;
+            tokens += more;
+            let mut state = lock(&self.state);
+            let progress = &mut state.progress;
+            (progress.step, progress.lr) = (step, Some(lr));
+            progress.curve.push(loss);
+            if epoch.is_some() {
+                progress.history = training.history().clone();
+                saved = Instant::now();
+            }
+            let elapsed = measured.elapsed();
+            if elapsed >= WINDOW || first == begun {
+                let seconds = elapsed.as_secs_f64();
+                progress.tokens_per_second = Some(tokens as f64 / seconds);
+                progress.seconds_left = Some((training.steps() - step) as f64 * seconds / (step - first) as f64);
+            }
+            if elapsed >= WINDOW {
+                (measured, tokens, first) = (Instant::now(), 0, step);
+            }
+            for asker in state.askers.drain(..) {
+                let _ = asker.send(training.encoder().params()); // nobody, if the cell has been given up
+            }
+            drop(state);
+            if saved.elapsed() >= AUTOSAVE {
+                training.save()?;
+                saved = Instant::now();
+            }
+        }
+        if !training.is_finished() {
+            training.save()?;
+        }
+        training.encoder().params()
+    }
+
+    fn end(&self, end: Result<Params, String>) {
+        let mut state = lock(&self.state);
+        let RunProgress { step, steps, .. } = state.progress;
+        state.progress.state = match end {
+            Err(_) => RunState::Failed,
+            Ok(_) if step < steps => RunState::Stopped,
+            Ok(_) => RunState::Finished,
+        };
+        state.end = Some(end);
+        state.askers.clear();
+        self.ended.notify_all();
+    }
+
+    /// The last weights of a run that has ended.
+    fn last(&self) -> Result<Params> {
+        let state = lock(&self.state);
+        match state.end.as_ref().expect("it has ended") {
+            Ok(params) => Ok(params.clone()),
+            Err(reason) => Err(Error::Run { dir: self.dir.clone(), step: state.progress.step, reason: reason.clone() }),
+        }
+    }
+}
+
+/// Stops the runs of this process in a folder, and waits until they have ended.
+fn stop_in(dir: &Path) {
+    let Ok(dir) = fs::canonicalize(dir) else { return };
+    let runs: Vec<_> = lock(&RUNS).iter().filter_map(Weak::upgrade).filter(|run| run.dir == dir).collect();
+    for run in runs {
+        run.stop();
+        let mut state = lock(&run.state);
+        while state.end.is_none() {
+            state = run.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// What a panic says.
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("a panic: {}", text.unwrap_or("without a message"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_in_the_thread_is_an_error_in_the_next_call() {
+        let progress = RunProgress {
+            state: RunState::Training,
+            step: 7,
+            steps: 10,
+            steps_per_epoch: 5,
+            lr: None,
+            tokens_per_second: None,
+            seconds_left: None,
+            history: History::new("run"),
+            curve: LossCurve::default(),
+        };
+        let state = Mutex::new(State { progress, askers: Vec::new(), end: None });
+        let (dir, stop, ended) = (PathBuf::from("runs/mine"), AtomicBool::new(false), Condvar::new());
+        let run = Run::of(Arc::new(Shared { dir, stop, state, ended }), |shared| {
+            while lock(&shared.state).askers.is_empty() {
+                thread::yield_now(); // until somebody waits for an answer
+            }
+            panic!("out of {}", "luck")
+        });
+        let run = run.unwrap();
+        for error in [run.model().unwrap_err(), run.wait().unwrap_err(), run.stop().unwrap_err()] {
+            let says = error.to_string();
+            assert!(says.starts_with("the training in runs/mine ended after step 7: a panic: out of luck"), "{says}");
+        }
+        assert_eq!(run.progress().state, RunState::Failed);
+    }
+}
