@@ -162,7 +162,6 @@ impl Run {
         config: &TrainingConfig,
         back_end: &BackEnd,
     ) -> Result<Self> {
-        stop_in(dir.as_ref());
         Self::spawn(dir.as_ref(), Training::start(&dir, texts, model, config, back_end)?)
     }
 
