@@ -27,7 +27,7 @@ STATE = 'println!("{:?} after {} steps", run.progress().state, run.progress().st
 
 @pytest.fixture(scope="module")
 def kernels():
-    """Two kernels, which the last test ends."""
+    """Two kernels, of which the last test kills one."""
     kernels = []
     try:
         for _ in range(2):

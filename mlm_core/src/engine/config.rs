@@ -28,9 +28,8 @@ pub enum Precision {
     /// Not at all.
     #[default]
     F32,
-    /// To bf16, which reaches as far as f32 but has only 8 binary digits. Where instructions made
-    /// for it (AVX-512 BF16) are fast, on AMD's processors since Zen 4, a step of a small model is 1.3 times as fast, that
-    /// of a large one 1.6 times; on an Intel Xeon it takes a third to a half longer, without such instructions twice
-    /// as long.
+    /// To bf16, which reaches as far as f32 but has only 8 binary digits. Where instructions made for it (AVX-512 BF16)
+    /// are fast, on AMD's processors since Zen 4, a step of a small model is 1.3 times as fast, that of a large one 1.6
+    /// times; on an Intel Xeon it takes a third to a half longer, without such instructions twice as long.
     Bf16,
 }

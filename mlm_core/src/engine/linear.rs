@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn large_products_are_the_same() {
         let (tokens, from, to) = (300, 130, 100);
-        let numbers = |count, seed| slopes::numbers(count, seed);
+        let numbers = slopes::numbers;
         let (x, dy, w, bias) =
             (numbers(tokens * from, 1), numbers(tokens * to, 2), numbers(to * from, 3), numbers(to, 4));
         let (weight, mut packed, mut room) = (Matrix::new(&w, from), PackedWeight::default(), Room::default());

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use crate::training::history::History;
 use crate::training::run::{BackEnd, Texts, Training, TrainingConfig, TrainingStep};
 
 /// The time between two states that are written: what a power failure costs at most.
-const AUTOSAVE: Duration = Duration::from_secs(30);
+const AUTOSAVE_SECONDS: f64 = 30.0;
 
 /// The time over which the speed is measured, and between two lines of [`Run::wait`].
 const WINDOW: Duration = Duration::from_secs(2);
@@ -162,7 +162,7 @@ impl Run {
         config: &TrainingConfig,
         back_end: &BackEnd,
     ) -> Result<Self> {
-        Self::spawn(dir.as_ref(), Training::start(&dir, texts, model, config, back_end)?)
+        Self::spawn(Training::start(dir, texts, model, config, back_end)?)
     }
 
     /// Goes on with the training in a folder, from the beginning where there is none yet, see [`Training::resume`]. A run of
@@ -178,10 +178,11 @@ impl Run {
         back_end: &BackEnd,
     ) -> Result<Self> {
         stop_in(dir.as_ref());
-        Self::spawn(dir.as_ref(), Training::resume(&dir, texts, model, config, back_end)?)
+        Self::spawn(Training::resume(dir, texts, model, config, back_end)?)
     }
 
-    fn spawn(dir: &Path, training: Training) -> Result<Self> {
+    fn spawn(training: Training) -> Result<Self> {
+        let dir = training.dir();
         let progress = RunProgress {
             state: RunState::Training,
             step: training.step_number(),
@@ -228,18 +229,16 @@ impl Run {
     /// # Errors
     /// When the training has failed, or the memory has no room.
     pub fn model(&self) -> Result<Engine> {
-        let (asker, answer) = mpsc::channel();
-        let params = {
+        let answer = {
+            let (asker, answer) = mpsc::channel();
             let mut state = lock(&self.shared.state);
             if state.end.is_none() {
                 state.askers.push(asker);
-                drop(state);
-                answer.recv().ok() // nothing where it has ended instead
-            } else {
-                None
             }
+            answer
         };
-        Engine::new(&params.unwrap_or_else(|| self.shared.last())?)
+        // Without an asker, it has ended.
+        Engine::new(&answer.recv().unwrap_or_else(|_| self.shared.last())?)
     }
 
     /// Ends it after the step that is being taken, saves it, and returns the model.
@@ -248,8 +247,7 @@ impl Run {
     /// When the training has failed, or cannot be saved.
     pub fn stop(&self) -> Result<Engine> {
         self.shared.stop();
-        self.join();
-        Engine::new(&self.shared.last()?)
+        self.join()
     }
 
     /// Waits until it ends, prints every two seconds how far it is, and returns the model.
@@ -264,11 +262,16 @@ impl Run {
         }
         println!("{}", state.progress);
         drop(state);
-        self.join();
+        self.join()
+    }
+
+    /// The model, once the thread has ended.
+    fn join(&self) -> Result<Engine> {
+        self.end_thread();
         Engine::new(&self.shared.last()?)
     }
 
-    fn join(&self) {
+    fn end_thread(&self) {
         if let Some(thread) = lock(&self.thread).take() {
             // Its panics have been caught.
             let _ = thread.join();
@@ -279,7 +282,7 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         self.shared.stop();
-        self.join();
+        self.end_thread();
     }
 }
 
@@ -290,9 +293,9 @@ impl Shared {
 
     /// The loop of notebook 08; gives the last weights. The folder is free when it returns.
     fn work(&self, mut training: Training) -> Result<Params> {
-        let (mut saved, mut measured, mut tokens) = (Instant::now(), Instant::now(), 0);
         let begun = training.step_number();
-        let mut first = begun;
+        // When the speed was last measured, the step and the tokens since then.
+        let (mut measured, mut first, mut tokens) = (Instant::now(), begun, 0);
         while !training.is_finished() && !self.stop.load(Ordering::Relaxed) {
             let TrainingStep { step, loss, lr, tokens: more, epoch } = training.step()?;
             tokens += more;
@@ -302,7 +305,6 @@ impl Shared {
             progress.curve.push(loss);
             if epoch.is_some() {
                 progress.history = training.history().clone();
-                saved = Instant::now();
             }
             let elapsed = measured.elapsed();
             if elapsed >= WINDOW || first == begun {
@@ -311,16 +313,13 @@ impl Shared {
                 progress.seconds_left = Some((training.steps() - step) as f64 * seconds / (step - first) as f64);
             }
             if elapsed >= WINDOW {
-                (measured, tokens, first) = (Instant::now(), 0, step);
+                (measured, first, tokens) = (Instant::now(), step, 0);
             }
             for asker in state.askers.drain(..) {
                 let _ = asker.send(training.encoder().params()); // nobody, if the cell has been given up
             }
             drop(state);
-            if saved.elapsed() >= AUTOSAVE {
-                training.save()?;
-                saved = Instant::now();
-            }
+            training.save_after(AUTOSAVE_SECONDS)?;
         }
         if !training.is_finished() {
             training.save()?;
@@ -341,10 +340,16 @@ impl Shared {
         self.ended.notify_all();
     }
 
-    /// The last weights of a run that has ended.
+    /// Its state, once it has ended.
+    fn wait(&self) -> MutexGuard<'_, State> {
+        let going_on = |state: &mut State| state.end.is_none();
+        self.ended.wait_while(lock(&self.state), going_on).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last weights, once it has ended.
     fn last(&self) -> Result<Params> {
-        let state = lock(&self.state);
-        match state.end.as_ref().expect("it has ended") {
+        let state = self.wait();
+        match state.end.as_ref().expect("waited for it") {
             Ok(params) => Ok(params.clone()),
             Err(reason) => Err(Error::Run { dir: self.dir.clone(), step: state.progress.step, reason: reason.clone() }),
         }
@@ -357,10 +362,7 @@ fn stop_in(dir: &Path) {
     let runs: Vec<_> = lock(&RUNS).iter().filter_map(Weak::upgrade).filter(|run| run.dir == dir).collect();
     for run in runs {
         run.stop();
-        let mut state = lock(&run.state);
-        while state.end.is_none() {
-            state = run.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
+        drop(run.wait());
     }
 }
 

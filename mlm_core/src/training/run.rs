@@ -183,6 +183,8 @@ pub struct Training {
     history: History,
     curve: LossCurve,
     seconds: f64,
+    /// When the state was last written.
+    saved: Instant,
 }
 
 impl fmt::Debug for Training {
@@ -305,6 +307,7 @@ impl Training {
             history: History::new(dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy()),
             curve: LossCurve::default(),
             seconds: 0.0,
+            saved: Instant::now(),
         };
         match found {
             Some(Checkpoint { progress, numbers: [_, first, second] }) => {
@@ -325,6 +328,11 @@ impl Training {
         }
         tokenizer.save_pretrained(dir, model.max_len)?;
         Ok(training)
+    }
+
+    /// The folder.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The number of steps taken, those before an interruption included.
@@ -430,7 +438,7 @@ impl Training {
     ///
     /// # Errors
     /// When it cannot be written; the last state that was is still there then.
-    pub fn save(&self) -> Result<()> {
+    pub fn save(&mut self) -> Result<()> {
         let params = self.encoder.params()?;
         let [Values::F32(first), Values::F32(second)] = self.optimizer.moments() else {
             return Err(Error::argument("back_end", "one that computes in f32", "f64"));
@@ -445,7 +453,17 @@ impl Training {
         };
         let numbers = [params.as_slice(), first, second].map(<[f32]>::to_vec);
         Checkpoint { progress, numbers }.save(&self.dir.join(CHECKPOINTS))?;
-        self.publish(&params)
+        self.publish(&params)?;
+        self.saved = Instant::now();
+        Ok(())
+    }
+
+    /// Writes the state if it was last written so many seconds ago.
+    ///
+    /// # Errors
+    /// As [`Self::save`].
+    pub fn save_after(&mut self, seconds: f64) -> Result<()> {
+        if self.saved.elapsed().as_secs_f64() >= seconds { self.save() } else { Ok(()) }
     }
 
     /// Writes what others read.

@@ -100,9 +100,8 @@ impl Train {
         for record in training.history().records() {
             say(&bar, &line(record, self.epochs));
         }
-        let (mut saved, mut said) = (Instant::now(), Instant::now());
-        // Since something was last said.
-        let (mut tokens, mut losses) = (0, Vec::new());
+        // When something was last said, and what came since.
+        let (mut said, mut tokens, mut losses) = (Instant::now(), 0, Vec::new());
         while !training.is_finished() {
             let TrainingStep { step, loss, tokens: more, epoch, .. } = training.step()?;
             tokens += more;
@@ -110,7 +109,6 @@ impl Train {
             bar.set_position(step as u64);
             if let Some(record) = &epoch {
                 say(&bar, &line(record, self.epochs));
-                saved = Instant::now();
             }
             if said.elapsed() >= if bar.is_hidden() { LINE } else { LINE / 20 } {
                 let speed = tokens as f64 / said.elapsed().as_secs_f64();
@@ -130,10 +128,7 @@ impl Train {
                     "interrupted after step {step} of {steps}, which is saved; the same command with --resume goes on"
                 )));
             }
-            if saved.elapsed().as_secs_f64() >= self.checkpoint_seconds {
-                training.save()?;
-                saved = Instant::now();
-            }
+            training.save_after(self.checkpoint_seconds)?;
         }
         bar.finish_and_clear();
         Ok(self.outcome(&training)?)
