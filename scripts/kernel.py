@@ -25,6 +25,9 @@ import tempfile
 import threading
 import time
 
+from jupyter_client.connect import write_connection_file
+from proxy import Proxy
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAB = ROOT / ".lab"
 WARM = LAB / "warm"
@@ -156,25 +159,28 @@ def run(connection_file):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
-    folder, lock, kernel = WARM, None, None
+    folder, lock, kernel, proxy = WARM, None, None, None
     try:
         if IN_WARM_FOLDER not in os.environ:
             sweep()
             folder, lock = claim()
             seed(folder)
+        front = json.loads(pathlib.Path(connection_file).read_text(encoding="utf-8"))
+        own_file, back = write_connection_file(str(folder / "connection.json"), key=front["key"].encode())
+        proxy = Proxy(front, back)
         kernel = subprocess.Popen(
-            [LAB / "bin/evcxr_jupyter", "--control_file", connection_file],
-            env={**os.environ, **configure(folder)},
+            [LAB / "bin/evcxr_jupyter", "--control_file", own_file],
+            env={**os.environ, **configure(folder), **proxy.environment()},
             stdout=subprocess.DEVNULL,
         )
-        while os.getppid() == parent:  # else Jupyter died without ending its kernels
-            try:
-                sys.exit(kernel.wait(timeout=2))
-            except subprocess.TimeoutExpired:
-                pass
+        # When the parent is another, Jupyter died without ending its kernels.
+        proxy.serve(lambda: kernel.poll() is None and os.getppid() == parent)
+        sys.exit(kernel.poll())
     finally:
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
+        if proxy:
+            proxy.close()
         if kernel:
             end_group(kernel)
         if lock:

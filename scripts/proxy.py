@@ -1,0 +1,444 @@
+"""What the kernel evcxr lacks, added between it and the front ends: a proxy of the Jupyter protocol.
+
+    https://jupyter-client.readthedocs.io/en/stable/messaging.html
+
+The launcher (kernel.py) gives evcxr ports of its own and serves Jupyter's ports itself. Messages pass as they are, but for
+these:
+
+- What is malformed or not signed with the connection's key is dropped. (evcxr would stop listening.)
+- Cells wait here, and evcxr gets one at a time. To a cell that panicked or whose `?` failed evcxr answers "ok"; the library
+  tells when that happens, and the answer becomes an error, upon which the cells that wait are not run.
+- The stop button asks the library to return from what it is doing: the variables stay. Pressed again, it goes to evcxr,
+  which kills the process that runs the cells.
+- The library shows displays of its own, and updates them while later cells run.
+
+The library connects to a port of this computer and says the secret of the environment variable MLM_KERNEL; then each side
+sends lines. From here: `cell` before a cell runs, and `interrupt`. From there, as JSON:
+
+    {"cell": "ok" or "failed", "fence": line}     a cell's code has ended; the line is the last one on its stderr
+    {"display": name, "data": {MIME type: text}, "new": true, "lost": text}
+                                                  a display, if new below the cell that runs; and what to add to it
+                                                  if the process ends before its next state
+"""
+
+import collections
+import contextlib
+import html
+import json
+import secrets
+import socket
+import time
+import traceback
+
+import zmq
+from jupyter_client.session import DELIM, Session
+
+# Seconds: from the stop button to the advice; how long stderr may lag behind; between two states of a display.
+PATIENCE, LAG, PAUSE = 3, 2, 0.2
+# Bytes: of a line from the library, which holds a display's state; of all that is taken from it before others have their
+# turn; of what a failed cell's answer quotes of its stderr.
+LONGEST_LINE, LONGEST_TURN, LONGEST_QUOTE = 200_000, 10_000_000, 4_000
+# Displays that can still be updated.
+MOST_DISPLAYS = 50
+
+NOT_LISTENING = """\
+The cell does not hear the stop button: it is being compiled, or what it computes is not in the library.
+Press it once more to end the cell with the process that runs it. All variables are lost then.
+"""
+ENDED = """\
+The process that runs the cells has ended, and all variables are lost. Run the cells again from the top.
+A run in the background was saved in its last 30 seconds: Run::resume in its folder goes on from there.
+"""
+
+
+class Cell:
+    """An execute_request, from its arrival to its answer."""
+
+    def __init__(self, identities, message, frames):
+        self.identities = identities
+        self.message = message
+        self.frames = frames
+        self.presses = 0  # of the stop button
+        self.advise_at = None
+        self.failed = False
+        self.stderr = ""
+        self.fence = None  # the line of stderr to wait for
+        self.reply = None  # evcxr's answer
+        self.reply_until = None
+        self.held = []  # what is said of the cell after its answer
+
+
+class Display:
+    """What the library shows and updates."""
+
+    def __init__(self, cell):
+        self.parent = cell.message
+        self.data = None
+        self.lost = None
+        self.kind = "display_data"
+        self.changed = False
+        self.shown_at = -PAUSE
+
+
+class Library:
+    """The connection to the library in the process that runs the cells, of which there is one at most."""
+
+    def __init__(self):
+        self.secret = secrets.token_hex(16)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.setblocking(False)
+        self.connection = None
+        self.stranger = None  # one that has not said the secret yet
+        self.received = b""
+
+    def address(self):
+        return f"{self.listener.getsockname()[1]} {self.secret}"
+
+    def sockets(self):
+        return [some for some in (self.listener, self.stranger, self.connection) if some]
+
+    def send(self, word):
+        if self.connection:
+            with contextlib.suppress(OSError):  # it does not read, or has just ended
+                self.connection.send(f"{word}\n".encode())
+
+    def accept(self):
+        """Lets the library in; returns whether it is there for the first time, or again."""
+        with contextlib.suppress(BlockingIOError):
+            stranger, _ = self.listener.accept()
+            stranger.setblocking(False)
+            if self.stranger:
+                self.stranger.close()
+            self.stranger = stranger
+        if not self.stranger:
+            return False
+        # All or nothing: the library sends the secret in one piece.
+        try:
+            said = self.stranger.recv(len(self.secret) + 1)
+        except BlockingIOError:
+            return False
+        except OSError:
+            said = b""
+        stranger, self.stranger = self.stranger, None
+        if self.connection or not secrets.compare_digest(said, f"{self.secret}\n".encode()):
+            stranger.close()
+            return False
+        self.connection = stranger
+        return True
+
+    def lines(self):
+        """What it has said, as JSON; None where it has gone."""
+        taken = 0
+        while self.connection and taken < LONGEST_TURN:
+            try:
+                received = self.connection.recv(65536)
+            except BlockingIOError:
+                return
+            except OSError:
+                received = b""
+            taken += len(received)
+            *lines, self.received = (self.received + received).split(b"\n")
+            for line in lines:
+                with contextlib.suppress(ValueError, RecursionError):
+                    yield json.loads(line)
+            if not received or len(self.received) > LONGEST_LINE:
+                self.close()
+                yield None
+
+    def close(self):
+        if self.connection:
+            self.connection.close()
+        self.connection, self.received = None, b""
+
+
+class Proxy:
+    def __init__(self, front, back):
+        """Takes the contents of two connection files: Jupyter's, whose ports it serves, and evcxr's."""
+        self.session = Session(
+            key=front["key"].encode(), signature_scheme=front.get("signature_scheme", "hmac-sha256"), username="kernel"
+        )
+        self.context = zmq.Context()
+        # evcxr answers on its stdin channel whom it knows from its shell channel.
+        name = secrets.token_bytes(8)
+        self.front = {channel: self._socket(zmq.ROUTER) for channel in ("shell", "control", "stdin", "hb")}
+        self.back = {channel: self._socket(zmq.DEALER, name) for channel in ("shell", "control", "stdin")}
+        self.front |= {"iopub": self._socket(zmq.PUB)}
+        self.back |= {"iopub": self._socket(zmq.SUB)}
+        self.back["iopub"].subscribe(b"")
+        for channel, endpoint in self.front.items():
+            endpoint.bind(_url(front, channel))
+        for channel, endpoint in self.back.items():
+            endpoint.connect(_url(back, channel))
+        self.library = Library()
+        self.waiting = collections.deque()
+        self.cell = None  # the one that evcxr has
+        self.displays = collections.OrderedDict()
+        self.ready = False  # whether what evcxr publishes arrives
+
+    def _socket(self, kind, name=None):
+        endpoint = self.context.socket(kind)
+        endpoint.linger = 500
+        endpoint.set_hwm(0)  # nothing is dropped
+        if kind == zmq.ROUTER:
+            endpoint.router_handover = 1
+        if name:
+            endpoint.identity = name
+        return endpoint
+
+    def environment(self):
+        return {"MLM_KERNEL": self.library.address()}
+
+    def serve(self, goes_on):
+        """Passes messages until the kernel has ended, its last ones too."""
+        last_greeting, going = 0.0, True
+        while going:
+            going = goes_on()
+            poller = zmq.Poller()
+            from_back = list(self.back.items())
+            # Before evcxr is heard it gets no cell: the front end would wait for the outputs in vain.
+            open_channels = ("hb", "control", "shell", "stdin") if self.ready else ("hb", "control")
+            from_front = [(channel, self.front[channel]) for channel in open_channels]
+            for _, endpoint in from_back + from_front:
+                poller.register(endpoint, zmq.POLLIN)
+            for connection in self.library.sockets():
+                poller.register(connection, zmq.POLLIN)
+            poller.poll(self._milliseconds())
+            if not self.ready and time.monotonic() > last_greeting + 0.25:
+                last_greeting = time.monotonic()
+                self.session.send(self.back["shell"], "kernel_info_request", ident=[b"proxy"])
+            with _survives():
+                self._hear_library()
+            for take, channels in ((self._from_kernel, from_back), (self._from_front, from_front)):
+                for channel, endpoint in channels:
+                    for frames in _received(endpoint):
+                        with _survives():
+                            take(channel, frames)
+            with _survives():
+                self._tick()
+
+    def close(self):
+        self._lose_displays()
+        self.library.close()
+        self.library.listener.close()
+        self.context.destroy(linger=500)
+
+    def _milliseconds(self):
+        """How long to wait for a message at most."""
+        if not self.ready or any(display.changed for display in self.displays.values()):
+            return 50
+        return 500
+
+    def _from_front(self, channel, frames):
+        if channel == "hb":
+            self.front["hb"].send_multipart(frames)
+            return
+        try:
+            identities, parts = self.session.feed_identities(frames)
+            message = self.session.deserialize(parts)
+            kind = message["header"]["msg_type"]
+            # evcxr counts what follows the four parts as signed, which it is not.
+            frames = [*identities, DELIM, *parts[:5]]
+        except Exception:
+            return  # malformed, or not signed
+        if channel == "shell" and kind == "execute_request":
+            self.waiting.append(Cell(identities, message, frames))
+            self._next_cell()
+        elif channel == "control" and kind == "interrupt_request":
+            self._interrupt(identities, message, frames)
+        else:
+            self.back[channel].send_multipart(frames)
+
+    def _next_cell(self):
+        if not self.cell and self.waiting:
+            self.cell = self.waiting.popleft()
+            self.library.send("cell")
+            self.back["shell"].send_multipart(self.cell.frames)
+
+    def _interrupt(self, identities, message, frames):
+        """The stop button."""
+        if self.cell:
+            self.cell.presses += 1
+            if self.cell.presses > 1 or not self.library.connection:
+                self.cell.advise_at = None
+                self.back["control"].send_multipart(frames)  # evcxr kills, and answers
+                return
+            self.library.send("interrupt")
+            self.cell.advise_at = time.monotonic() + PATIENCE
+        self.session.send(self.front["control"], "interrupt_reply", {"status": "ok"}, parent=message, ident=identities)
+
+    def _say(self, text):
+        """Puts text under the cell that runs."""
+        self._publish("stream", {"name": "stderr", "text": text}, self.cell.message)
+
+    def _publish(self, kind, content, parent):
+        self.session.send(self.front["iopub"], kind, content, parent=parent, ident=kind.encode())
+
+    def _from_kernel(self, channel, frames):
+        if channel == "iopub":
+            try:
+                passes = self._published(frames)
+            except Exception:
+                passes = True  # what cannot be improved passes as it is
+            if passes:
+                self.front["iopub"].send_multipart(frames)
+        elif frames[0] == b"proxy":
+            pass  # the answer to a greeting
+        elif channel == "shell" and self._answers_cell(frames):
+            self.cell.reply = frames
+            self.cell.reply_until = time.monotonic() + LAG
+            self._hear_library()
+            self._finish_cell()
+        else:
+            self.front[channel].send_multipart(frames)
+
+    def _answers_cell(self, frames):
+        try:
+            header, parent = (json.loads(frames[frames.index(DELIM) + part]) for part in (2, 3))
+            return (
+                header["msg_type"] == "execute_reply"
+                and self.cell is not None
+                and parent["msg_id"] == self.cell.message["header"]["msg_id"]
+            )
+        except (ValueError, LookupError, TypeError):
+            return False
+
+    def _published(self, frames):
+        """Looks at what evcxr publishes; returns whether it passes as it is."""
+        header, parent, _, content = (json.loads(part) for part in frames[frames.index(DELIM) + 2 :][:4])
+        kind = header["msg_type"]
+        if not self.ready:
+            # Greetings are all that it can speak of. The last one may still be on its way.
+            self.ready = kind == "status" and content["execution_state"] == "idle"
+            return False
+        if not self.cell or parent.get("msg_id") != self.cell.message["header"]["msg_id"]:
+            return parent.get("session") != self.session.session  # else it speaks of a greeting
+        if kind == "stream" and content["name"] == "stderr":
+            return self._stderr(content["text"])
+        if kind == "status" and content["execution_state"] == "idle":
+            self.cell.held.append(frames)
+            return False
+        return True
+
+    def _stderr(self, text):
+        end = self.cell.fence and f"{self.cell.fence}\n"
+        whole = not end or not text.endswith(end)
+        said = text if whole else text.removesuffix(end)
+        self.cell.stderr = (self.cell.stderr + said)[-LONGEST_QUOTE:]
+        if not whole:
+            self.cell.fence = None
+            if said:  # a line without an end
+                self._say(said)
+            self._finish_cell()
+        return whole
+
+    def _finish_cell(self):
+        """Passes on evcxr's answer to the cell when all is there that the cell has written."""
+        cell = self.cell
+        late = cell.reply_until and time.monotonic() > cell.reply_until
+        if not cell.reply or (cell.fence and not late):
+            return
+        self.cell = None
+        start = cell.reply.index(DELIM) + 2
+        content = json.loads(cell.reply[start + 3])
+        if cell.failed and content["status"] == "ok":
+            lines = cell.stderr.splitlines()
+            content |= {"status": "error", "ename": "Error", "evalue": cell.stderr.strip(), "traceback": lines}
+            self.session.send(self.front["shell"], "execute_reply", content, parent=cell.message, ident=cell.identities)
+        else:
+            self.front["shell"].send_multipart(cell.reply)
+        for frames in cell.held:
+            self.front["iopub"].send_multipart(frames)
+        if content["status"] == "error" and cell.message["content"].get("stop_on_error", True):
+            self._abort_waiting(content.get("execution_count"))
+        self._next_cell()
+
+    def _abort_waiting(self, execution_count):
+        while self.waiting:
+            cell = self.waiting.popleft()
+            self._publish("status", {"execution_state": "busy"}, cell.message)
+            content = {"status": "aborted", "execution_count": execution_count}
+            self.session.send(self.front["shell"], "execute_reply", content, parent=cell.message, ident=cell.identities)
+            self._publish("status", {"execution_state": "idle"}, cell.message)
+
+    def _hear_library(self):
+        self._listen()
+        if self.library.accept():
+            self._listen()
+
+    def _listen(self):
+        for said in self.library.lines():
+            if said is None:
+                if self.cell:
+                    self._say(ENDED)
+                self._lose_displays()
+            elif not isinstance(said, dict):
+                continue
+            elif "cell" in said and self.cell:
+                self.cell.failed = self.cell.failed or said["cell"] == "failed"
+                self.cell.fence = said.get("fence")
+                self.cell.advise_at = None
+            elif isinstance(said.get("display"), str) and isinstance(said.get("data"), dict):
+                self._take_display(said)
+
+    def _take_display(self, said):
+        name = said["display"]
+        if said.get("new") and self.cell:
+            self.displays[name] = Display(self.cell)
+        if display := self.displays.get(name):
+            self.displays.move_to_end(name)
+            display.data, display.lost, display.changed = said["data"], said.get("lost"), True
+            self._show(name, display)
+        while len(self.displays) > MOST_DISPLAYS:
+            self.displays.popitem(last=False)
+
+    def _show(self, name, display, at_once=False):
+        """Publishes a display's state, unless it follows too soon on another."""
+        now = time.monotonic()
+        if display.changed and (at_once or now >= display.shown_at + PAUSE):
+            content = {"data": display.data, "metadata": {}, "transient": {"display_id": name}}
+            self._publish(display.kind, content, display.parent)
+            display.kind, display.changed, display.shown_at = "update_display_data", False, now
+
+    def _lose_displays(self):
+        """The process that runs the cells has ended."""
+        for name, display in self.displays.items():
+            if display.lost:
+                if "text/html" in display.data:
+                    display.data["text/html"] += f"<p>{html.escape(display.lost)}</p>"
+                display.data["text/plain"] = display.lost
+                display.changed = True
+            self._show(name, display, at_once=True)
+        self.displays.clear()
+
+    def _tick(self):
+        now = time.monotonic()
+        for name, display in self.displays.items():
+            self._show(name, display)
+        if self.cell and self.cell.advise_at and now >= self.cell.advise_at:
+            self.cell.advise_at = None
+            self._say(NOT_LISTENING)
+        if self.cell and self.cell.reply:
+            self._finish_cell()
+
+
+@contextlib.contextmanager
+def _survives():
+    """A fault in what is added here costs that, not the kernel."""
+    try:
+        yield
+    except Exception:
+        traceback.print_exc()
+
+
+def _url(connection, channel):
+    between = ":" if connection["transport"] == "tcp" else "-"
+    return f"{connection['transport']}://{connection['ip']}{between}{connection[f'{channel}_port']}"
+
+
+def _received(endpoint):
+    """The messages that have arrived, but not those that arrive while they are looked at: others have their turn."""
+    messages = []
+    with contextlib.suppress(zmq.Again):
+        while len(messages) < 100:
+            messages.append(endpoint.recv_multipart(zmq.NOBLOCK))
+    return messages

@@ -1,0 +1,344 @@
+"""The proxy between a front end and evcxr, for which the test answers. `scripts/test` runs it."""
+
+import json
+import queue
+import socket
+import threading
+import time
+
+import pytest
+import zmq
+from jupyter_client import BlockingKernelClient
+from jupyter_client.connect import write_connection_file
+from jupyter_client.session import Session
+from proxy import ENDED, LONGEST_LINE, NOT_LISTENING, PAUSE, PATIENCE, Proxy
+
+SECONDS = 10  # after which a message is missing
+
+
+class Kernel:
+    """Evcxr's side, where the test is evcxr."""
+
+    def __init__(self, connection):
+        self.session = Session(key=connection["key"].encode())
+        self.context = zmq.Context()
+        self.sockets = {}
+        for channel in ("shell", "control", "stdin", "iopub"):
+            self.sockets[channel] = self.context.socket(zmq.PUB if channel == "iopub" else zmq.ROUTER)
+            self.sockets[channel].bind(f"tcp://127.0.0.1:{connection[f'{channel}_port']}")
+
+    def take(self, channel="shell", seconds=SECONDS):
+        """The next message, with whom to answer; None where none comes."""
+        if not self.sockets[channel].poll(1000 * seconds):
+            return None
+        identities, parts = self.session.feed_identities(self.sockets[channel].recv_multipart())
+        return {**self.session.deserialize(parts), "identities": identities}
+
+    def greet(self):
+        """Answers as long as greetings come: the proxy waits until it hears what is published."""
+        while message := self.take(seconds=0.6):
+            self.publish(message, "status", execution_state="busy")
+            self.answer(message, status="ok")
+            self.publish(message, "status", execution_state="idle")
+
+    def answer(self, message, channel="shell", **content):
+        kind = message["msg_type"].replace("_request", "_reply")
+        self.session.send(self.sockets[channel], kind, content, parent=message, ident=message["identities"])
+
+    def publish(self, message, kind, **content):
+        self.session.send(self.sockets["iopub"], kind, content, parent=message)
+
+    def run(self, **content):
+        """Takes a cell and answers to it as evcxr does; returns its code."""
+        message = self.take()
+        time.sleep(0.1)  # evcxr compiles
+        self.publish(message, "status", execution_state="busy")
+        self.publish(message, "execute_input", code=message["content"]["code"], execution_count=2)
+        self.answer(message, **{"status": "ok", "execution_count": 2, **content})
+        self.publish(message, "status", execution_state="idle")
+        return message["content"]["code"]
+
+    def close(self):
+        self.context.destroy(linger=0)
+
+
+class Library:
+    """The library's side."""
+
+    def __init__(self, proxy, secret=None):
+        port, right = proxy.environment()["MLM_KERNEL"].split()
+        self.socket = socket.create_connection(("127.0.0.1", int(port)))
+        self.socket.settimeout(SECONDS)
+        self.socket.sendall(f"{secret or right}\n".encode())
+        self.lines = self.socket.makefile("r")
+        time.sleep(0.2)  # until it is let in
+
+    def say(self, **message):
+        self.socket.sendall(f"{json.dumps(message)}\n".encode())
+
+    def hears(self):
+        """The next word; none where the connection is closed."""
+        try:
+            return self.lines.readline().strip()
+        except ConnectionResetError:
+            return ""
+
+
+@pytest.fixture
+def ends(tmp_path):
+    """A proxy with its kernel and a front end."""
+    (front_file, front), (_, back) = (write_connection_file(str(tmp_path / name), key=b"a key") for name in ("front", "back"))
+    kernel, proxy, stopped = Kernel(back), Proxy(front, back), threading.Event()
+    thread = threading.Thread(target=proxy.serve, args=(lambda: not stopped.is_set(),))
+    thread.start()
+    client = BlockingKernelClient(connection_file=front_file)
+    client.load_connection_file()
+    client.start_channels(hb=False)
+    kernel.greet()
+    try:
+        yield kernel, proxy, client
+    finally:
+        stopped.set()
+        thread.join()
+        client.stop_channels()
+        proxy.close()
+        kernel.close()
+
+
+def press_stop(client):
+    client.control_channel.send(client.session.msg("interrupt_request"))
+    return client.get_control_msg
+
+
+def published(client, *kinds, seconds=SECONDS):
+    """What is published until one of the kinds comes."""
+    messages = []
+    while not messages or messages[-1]["msg_type"] not in kinds:
+        messages.append(client.get_iopub_msg(timeout=seconds))
+    return messages
+
+
+def of_cell(client, number=SECONDS):
+    """What is published of a cell, from busy to idle."""
+    messages = []
+    while not messages or messages[-1]["content"].get("execution_state") != "idle":
+        messages.append(client.get_iopub_msg(timeout=number))
+    return messages
+
+
+def test_messages_pass_in_both_directions(ends):
+    kernel, _, client = ends
+    cell = client.execute("1 + 1", allow_stdin=True)
+    message = kernel.take()
+    assert message["content"]["code"] == "1 + 1" and message["header"]["msg_id"] == cell
+    kernel.session.send(kernel.sockets["stdin"], "input_request", {"prompt": "name"}, message, message["identities"])
+    assert client.get_stdin_msg(timeout=SECONDS)["content"] == {"prompt": "name"}
+    client.input("Ada")
+    assert kernel.take("stdin")["content"] == {"value": "Ada"}
+    kernel.publish(message, "execute_result", data={"text/plain": "2"}, metadata={}, execution_count=2)
+    kernel.answer(message, status="ok", execution_count=2)
+    kernel.publish(message, "status", execution_state="idle")
+    result, idle = of_cell(client)
+    assert result["content"]["data"] == {"text/plain": "2"} and result["parent_header"]["msg_id"] == cell
+    assert client.get_shell_msg(timeout=SECONDS)["content"] == {"status": "ok", "execution_count": 2}
+    # While a cell runs, what is no cell need not wait for it.
+    client.execute("busy")
+    client.complete("let")
+    assert kernel.take()["msg_type"] == "execute_request"
+    assert kernel.take()["msg_type"] == "complete_request"
+
+
+def test_the_heartbeat_is_an_echo(ends):
+    _, _, client = ends
+    with zmq.Context() as context, context.socket(zmq.REQ) as beat:
+        beat.linger = 0
+        beat.connect(f"tcp://127.0.0.1:{client.hb_port}")
+        for text in (b"ping", b""):
+            beat.send(text)
+            assert beat.poll(1000 * SECONDS) and beat.recv() == text
+
+
+def test_what_is_malformed_or_not_signed_is_neither_passed_nor_answered(ends):
+    kernel, _, client = ends
+    stranger = Session(key=b"another key")
+    request = stranger.serialize(stranger.msg("execute_request", {"code": "steal()"}))
+    signed, tampered = (
+        client.session.serialize(client.session.msg("execute_request", {"code": "late()"})) for _ in range(2)
+    )
+    bad = [
+        [b""], [b"<IDS|MSG>"], [b"<IDS|MSG>", b"", b"{}", b"{}", b"{}", b"{}"], request, request[:3], request * 2,
+        [*tampered[:5], b'{"code": "steal()"}'], [*signed[:1], b"00", *signed[2:]], [b"x" * 100_000] * 50,
+        client.session.serialize({**client.session.msg("execute_request"), "header": 3}),
+        client.session.serialize({**client.session.msg("execute_request"), "content": b"[" * 100_000}),
+    ]
+    with zmq.Context() as context:
+        attackers = []
+        for channel in ("shell", "control", "stdin", "hb"):
+            for _ in range(5):  # those who come and go are no trouble either
+                attackers.append(context.socket(zmq.DEALER))
+                attackers[-1].linger = 0
+                attackers[-1].connect(f"tcp://127.0.0.1:{getattr(client, f'{channel}_port')}")
+                if channel != "hb":
+                    for frames in bad:
+                        attackers[-1].send_multipart(frames)
+        assert kernel.take(seconds=1) is None and kernel.take("control", seconds=0) is None
+        assert not any(attacker.poll(0) for attacker in attackers)
+        for attacker in attackers:
+            attacker.close()
+    client.execute("1")
+    assert kernel.run() == "1"
+    assert client.get_shell_msg(timeout=SECONDS)["content"]["status"] == "ok"
+    # The same message again is a replay.
+    client.shell_channel.socket.send_multipart(signed)
+    client.shell_channel.socket.send_multipart(signed)
+    assert kernel.run() == "late()" and kernel.take(seconds=1) is None
+
+
+def test_a_failed_cell_is_an_error_and_those_that_wait_are_not_run(ends):
+    kernel, proxy, client = ends
+    library = Library(proxy)
+    failed, *waiting = [client.execute(code) for code in ("fails()?", "next()", "last()")]
+    message = kernel.take()
+    assert library.hears() == "cell"
+    kernel.publish(message, "stream", name="stderr", text="no such file\n")
+    library.say(cell="failed", fence="fence 1")
+    kernel.answer(message, status="ok", execution_count=2)
+    kernel.publish(message, "status", execution_state="idle")
+    # Evcxr may call a cell done before all of its stderr has come.
+    with pytest.raises(queue.Empty):
+        client.get_shell_msg(timeout=0.5)
+    kernel.publish(message, "stream", name="stderr", text="have a look\n")
+    kernel.publish(message, "stream", name="stderr", text="without end: fence 1\n")
+    reply = client.get_shell_msg(timeout=SECONDS)
+    assert reply["parent_header"]["msg_id"] == failed
+    content = reply["content"]
+    assert (content["status"], content["execution_count"]) == ("error", 2)
+    assert content["traceback"] == ["no such file", "have a look", "without end: "]
+    assert content["evalue"] == "no such file\nhave a look\nwithout end:"
+    *streams, idle = of_cell(client)
+    assert "".join(stream["content"]["text"] for stream in streams) == "no such file\nhave a look\nwithout end: "
+    for cell in waiting:
+        reply = client.get_shell_msg(timeout=SECONDS)
+        assert (reply["parent_header"]["msg_id"], reply["content"]["status"]) == (cell, "aborted")
+        assert [message["content"]["execution_state"] for message in of_cell(client)] == ["busy", "idle"]
+    client.execute("again()")
+    assert kernel.run() == "again()"
+    assert client.get_shell_msg(timeout=SECONDS)["content"]["status"] == "ok"
+
+
+def test_an_error_of_the_compiler_stops_what_waits_unless_the_front_end_wants_it_run(ends):
+    kernel, _, client = ends
+    client.execute("nonsense")
+    client.execute("next()")
+    assert kernel.run(status="error") == "nonsense"
+    assert [client.get_shell_msg(timeout=SECONDS)["content"]["status"] for _ in range(2)] == ["error", "aborted"]
+    client.execute("nonsense", stop_on_error=False)
+    client.execute("next()")
+    assert [kernel.run(status="error"), kernel.run()] == ["nonsense", "next()"]
+
+
+def test_a_fence_that_never_comes_holds_nothing_up(ends):
+    kernel, proxy, client = ends
+    library = Library(proxy)
+    client.execute("1")
+    message = kernel.take()
+    library.say(cell="ok", fence="fence 1")
+    kernel.answer(message, status="ok", execution_count=2)
+    assert client.get_shell_msg(timeout=SECONDS)["content"]["status"] == "ok"
+
+
+def test_the_stop_button_asks_the_library_first_and_kills_when_pressed_again(ends):
+    kernel, proxy, client = ends
+    library = Library(proxy)
+    assert press_stop(client)(timeout=SECONDS)["content"] == {"status": "ok"}, "without a cell"
+    client.execute("long()")
+    message = kernel.take()
+    assert press_stop(client)(timeout=SECONDS)["content"] == {"status": "ok"}
+    assert [library.hears(), library.hears()] == ["cell", "interrupt"], "nothing without a cell"
+    started = time.monotonic()
+    (advice,) = published(client, "stream")
+    assert advice["content"]["text"] == NOT_LISTENING and advice["parent_header"]["msg_id"] == message["header"]["msg_id"]
+    assert PATIENCE - 0.5 < time.monotonic() - started < PATIENCE + 1.5
+    assert kernel.take("control", seconds=0) is None
+    answer = press_stop(client)
+    kernel.answer(kernel.take("control"), channel="control", status="ok")
+    assert answer(timeout=SECONDS)["content"] == {"status": "ok"}
+    library.socket.close()
+    library.lines.close()
+    (ended,) = published(client, "stream")
+    assert ended["content"]["text"] == ENDED
+    kernel.answer(message, status="error", execution_count=2)
+    assert client.get_shell_msg(timeout=SECONDS)["content"]["status"] == "error"
+    # The next process has no library yet.
+    client.execute("long()")
+    kernel.take()
+    press_stop(client)
+    assert kernel.take("control")["msg_type"] == "interrupt_request"
+
+
+def test_a_display_appears_below_its_cell_and_changes_while_later_ones_run(ends):
+    kernel, proxy, client = ends
+    library = Library(proxy)
+    first = client.execute("live()")
+    message = kernel.take()
+    library.say(display="7-1", data={"text/plain": "0"}, new=True)
+    library.say(cell="ok", fence="f")
+    kernel.publish(message, "stream", name="stderr", text="f\n")
+    kernel.answer(message, status="ok", execution_count=2)
+    (shown,) = published(client, "display_data")
+    assert shown["content"] == {"data": {"text/plain": "0"}, "metadata": {}, "transient": {"display_id": "7-1"}}
+    client.execute("next()")
+    kernel.take()
+    library.say(display="7-2", data={"text/plain": "of no cell"})
+    end = time.monotonic() + 2
+    states = 0
+    while time.monotonic() < end:
+        library.say(display="7-1", data={"text/plain": str(states)})
+        states += 1
+    library.say(display="7-1", data={"text/plain": "the end"})
+    updates = []
+    while not updates or updates[-1]["content"]["data"] != {"text/plain": "the end"}:
+        updates.append(client.get_iopub_msg(timeout=SECONDS))
+    assert {(update["msg_type"], update["parent_header"]["msg_id"]) for update in updates} == {("update_display_data", first)}
+    assert 5 <= len(updates) <= 2 / PAUSE + 2, f"{len(updates)} of {states} states"
+
+
+def test_a_display_says_when_its_process_has_ended(ends):
+    kernel, proxy, client = ends
+    library = Library(proxy)
+    client.execute("live()")
+    kernel.take()
+    for name, lost in (("7-1", "Run::resume(\"a<b\")"), ("7-2", None)):
+        library.say(display=name, data={"text/html": "<b>figure</b>", "text/plain": "figure"}, new=True, lost=lost)
+        (shown,) = published(client, "display_data")
+    library.socket.close()
+    library.lines.close()
+    (update,) = published(client, "update_display_data")[-1:]
+    assert update["content"]["transient"] == {"display_id": "7-1"}
+    assert update["content"]["data"]["text/plain"] == 'Run::resume("a<b")'
+    assert update["content"]["data"]["text/html"].startswith("<b>figure</b><p>Run::resume(&quot;a&lt;b&quot;)")
+    with pytest.raises(queue.Empty):
+        client.get_iopub_msg(timeout=0.5)
+
+
+def test_strangers_and_floods_reach_nobody(ends):
+    kernel, proxy, client = ends
+    for secret in ("wrong", "0" * 32, "\n"):
+        assert Library(proxy, secret).hears() == ""
+    library = Library(proxy)
+    silent = socket.create_connection(library.socket.getpeername())
+    assert Library(proxy).hears() == "", "one is there already"
+    client.execute("flood()")
+    message = kernel.take()
+    assert library.hears() == "cell"
+    library.socket.sendall(b"[1]\nnot JSON\n" + b"[" * 100_000 + b"\n" + b'{"display": 3}\n{"display": "a", "data": 3}\n')
+    for nth in range(2_000):
+        library.say(display=f"7-{nth}", data={"text/plain": "x" * 1000}, new=True)
+    kernel.publish(message, "stream", name="stdout", text="still here\n")
+    (*_, stream) = published(client, "stream")
+    assert stream["content"]["text"] == "still here\n"
+    # A line that is too long ends the connection, and nothing else.
+    library.say(display="7-1", data={"text/plain": "x" * (LONGEST_LINE + 100_000)})
+    assert library.hears() == "" and silent.recv(1) == b""
+    kernel.answer(message, status="ok", execution_count=2)
+    assert client.get_shell_msg(timeout=SECONDS)["content"]["status"] == "ok"
