@@ -5,7 +5,6 @@
 
 import argparse
 import pathlib
-import queue
 import re
 import sys
 import time
@@ -14,15 +13,9 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-from stderr_fence import PATIENCE, StderrFence
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "target/notebooks"
-
-
-class CellFailed(Exception):
-    """A cell ended badly although the kernel calls it a success."""
 
 
 class PrintingClient(NotebookClient):
@@ -32,45 +25,20 @@ class PrintingClient(NotebookClient):
         super().__init__(*arguments, **options)
         self.seconds = []
         self.cell = None
-        self.complained = False
-        self.fence = StderrFence()
-        self.on_notebook_start = self.start
         self.on_cell_execute = self.start_cell
         self.on_cell_executed = self.end_cell
-
-    async def start(self, notebook):
-        await self.kc.execute_interactive(self.fence.code, allow_stdin=False, output_hook=lambda message: None)
 
     def start_cell(self, cell, cell_index):
         self.cell = cell
         self.started = time.monotonic()
 
-    async def end_cell(self, cell, cell_index, execute_reply):
+    def end_cell(self, cell, cell_index, execute_reply):
         self.seconds.append(time.monotonic() - self.started)
-        if execute_reply["content"]["status"] == "ok":
-            await self.hear_out(cell, cell_index)
         code = cell.source.strip().splitlines()
         print(f"[{len(self.seconds):2}] {self.seconds[-1]:6.2f} s  {code[0] if code else ''}", flush=True)
-        if self.complained:
-            raise CellFailed("the cell panicked or returned an error, see above")
-
-    async def hear_out(self, cell, cell_index):
-        """Takes what the kernel says of a cell after it has called it done."""
-        self.fence.ask()
-        while True:
-            try:
-                message = await self.kc.get_iopub_msg(timeout=PATIENCE)
-            except queue.Empty:
-                raise CellFailed("the process that runs the cells does not answer") from None
-            if self.fence.is_answer(message):
-                return
-            if message["msg_type"] == "stream":
-                self.output(cell.outputs, message, None, cell_index)
 
     def output(self, outs, msg, display_id, cell_index):
         if msg["msg_type"] == "stream":
-            # A panic or a failed `?` is no error to the kernel: it only says so on stderr.
-            self.complained = self.complained or msg["content"]["name"] == "stderr"
             print("".join(f"     | {line}\n" for line in msg["content"]["text"].splitlines()), end="", flush=True)
         return super().output(outs, msg, display_id, cell_index)
 
@@ -90,10 +58,8 @@ def execute(path, write):
     failure = None
     try:
         client.execute()
-    except (CellFailed, CellExecutionError, DeadKernelError, RuntimeError) as error:
+    except (CellExecutionError, DeadKernelError, RuntimeError) as error:
         failure = error
-    finally:
-        client.fence.close()
     renumber(notebook)
     EXECUTED.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, EXECUTED / path.name)
@@ -125,11 +91,11 @@ def renumber(notebook):
 
 
 def print_errors(notebook, failure):
-    """Prints what the kernel said of the cell that failed, without the colours."""
+    """Prints what the kernel said of the cell that failed, without the colours; what it said on stderr stands there."""
     errors = [out for cell in notebook.cells for out in cell.get("outputs", []) if out.output_type == "error"]
     for error in errors:
         print(re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback) or error.evalue))
-    if not errors:
+    if not errors and not isinstance(failure, CellExecutionError):
         print(failure)
 
 

@@ -69,6 +69,7 @@ WITH_FEATURES = f", features = {quoted(FEATURES)}" if FEATURES else ""
 LOAD_LIBRARY = f":dep mlm_core = {{ path = {quoted(str(ROOT / 'mlm_core'))}{WITH_FEATURES} }}\n"
 # The variable makes the kernel load its type inference; it does not outlive the line.
 LOAD_INFERENCE = "let ready = vec![0u8]; drop(ready);\n"
+ATTACH = "mlm_core::attach_to_launcher();\n"
 
 
 def install():
@@ -197,7 +198,7 @@ def configure(folder):
     (config / "init.evcxr").write_text(RESTORE_LOCK.format(source=lock[0], target=lock[1]), encoding="utf-8")
     # When the library has changed since the warm folder was made, the notebook's `:dep` compiles it and shows its errors.
     if folder != WARM and is_warm(fingerprint()):
-        (config / "prelude.rs").write_text(LOAD_LIBRARY + LOAD_INFERENCE, encoding="utf-8")
+        (config / "prelude.rs").write_text(LOAD_LIBRARY + LOAD_INFERENCE + ATTACH, encoding="utf-8")
     # A start-up of our own instead of the user's, which could add dependencies.
     return {"EVCXR_TMPDIR": str(folder), "EVCXR_CONFIG_DIR": str(config)}
 

@@ -4,7 +4,9 @@ import concurrent.futures
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -18,6 +20,7 @@ import psutil
 import pytest
 from conftest import ROOT
 from jupyter_client.connect import write_connection_file
+from proxy import ENDED, NOT_LISTENING
 
 SCRIPTS = ROOT / "scripts"
 WARM = ROOT / ".lab/warm"
@@ -127,6 +130,58 @@ def test_executing_a_notebook_stops_at_a_failed_cell(failure, tmp_path):
     assert outcome.returncode == 1, outcome.stdout
     assert f"fails.ipynb: FAILED in the cell: {failure}" in outcome.stdout
     assert "not reached" not in outcome.stdout
+
+
+STOPPED = """\
+let lines = Corpus::from_file("../data/five_sentences.txt", Layout::Lines)?;
+let long = lines.repeat(400_000)?;
+let tokenizer = Tokenizer::train(&lines, 1000, true)?;
+let model = ModelConfig::new(tokenizer.vocab());
+let train = tokenizer.encode_corpus(&lines.repeat(200)?, 32)?.sequences;
+let masker = Masker::new(&tokenizer, Masking::default())?;
+let batches = DataLoader::new(train.clone(), 8)?.fixed(&masker, &mut StdRng::seed_from_u64(0))?;
+let many = vec![batches[0].clone(); 200_000];
+let mut engine = Engine::new(&Params::init(&model, &mut StdRng::seed_from_u64(0))?)?;
+let texts = Texts { tokenizer: tokenizer.clone(), train, validation: Vec::new() };
+let config = TrainingConfig { epochs: 100_000, ..TrainingConfig::default() };
+"""
+LONG_CALLS = [
+    "loop { engine.forward(&batches[0], Mode::Evaluate)?; }",
+    "evaluate(&engine, &many)?;",
+    "recovery(&engine, &tokenizer, &lines.repeat(4_000)?)?;",
+    "tokenizer.encode_corpus(&long, 32)?;",
+    "Tokenizer::train(&long, 1000, true)?;",
+    "run.wait()?;",
+]
+
+
+def test_the_stop_button_ends_a_call_of_the_library_and_keeps_the_variables(kernel, tmp_path):
+    kernel.expect(IMPORTS + "\nuse mlm_core::rand::{SeedableRng, rngs::StdRng};")
+    kernel.expect(STOPPED)
+    folder = json.dumps(str(tmp_path / "run"))
+    kernel.expect(f"let run = Run::start({folder}, &texts, &model, &config, &BackEnd::Engine(EngineConfig::default()))?;")
+    for code in LONG_CALLS:
+        # At times while the cell is being compiled.
+        with kernel.stop_pressed_after(random.uniform(0.1, 2)) as pressed:
+            succeeded, shown = kernel.run(code)
+        assert not succeeded and "interrupted by the stop button" in shown, f"{code}\n{shown}"
+        assert time.monotonic() - pressed[0] < 3, code
+        assert "[2000000 200000]" in kernel.expect('println!("[{} {}]", long.len(), many.len());')
+    assert "Training" in kernel.expect('println!("{:?}", run.progress().state); drop(run);')
+
+
+def test_the_stop_button_kills_what_does_not_hear_it_when_pressed_again(start_kernel):
+    kernel = start_kernel()
+    kernel.expect(IMPORTS)
+    with kernel.stop_pressed_after(1), kernel.stop_pressed_after(5):
+        succeeded, shown = kernel.run("loop {}")
+    assert not succeeded and NOT_LISTENING in shown and ENDED in shown
+    # The next process has the library as well.
+    kernel.expect('let lines = Corpus::from_lines(["a"])?.repeat(20_000_000)?;')
+    with kernel.stop_pressed_after(1):
+        succeeded, shown = kernel.run("Tokenizer::train(&lines, 1000, true)?;")
+    assert not succeeded and "interrupted by the stop button" in shown
+    assert "[20000000]" in kernel.expect('println!("[{}]", lines.len());')
 
 
 def test_a_kernel_works_without_a_network(start_kernel):

@@ -320,6 +320,7 @@ class Proxy:
         return True
 
     def _stderr(self, text):
+        self._hear_library()
         end = self.cell.fence and f"{self.cell.fence}\n"
         whole = not end or not text.endswith(end)
         said = text if whole else text.removesuffix(end)

@@ -84,6 +84,9 @@ pub enum Error {
         /// What went wrong.
         reason: String,
     },
+    /// The stop button of a notebook ended a call.
+    #[error("interrupted by the stop button; all variables are kept")]
+    Interrupted,
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Tensor(candle_core::Error),

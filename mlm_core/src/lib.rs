@@ -68,6 +68,8 @@ mod error;
 
 mod files;
 
+mod kernel;
+
 mod vectors;
 
 mod text;
@@ -88,6 +90,7 @@ pub use engine::{Engine, EngineConfig, OperationTime, Precision};
 pub use error::{Error, Result};
 pub use figures::figure::Figure;
 pub use figures::{markup, plot};
+pub use kernel::attach_to_launcher;
 pub use model::config::ModelConfig;
 pub use model::device::pick_device;
 pub use model::encoder::{Encoded, Encoder, Mode};

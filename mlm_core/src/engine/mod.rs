@@ -51,6 +51,7 @@ use crate::engine::mail::post;
 use crate::engine::pass::{Pass, Share};
 use crate::engine::pool::{Pool, lock};
 use crate::error::{Error, Result};
+use crate::kernel::check_interrupt;
 use crate::model::config::ModelConfig;
 use crate::model::encoder::{Encoded, Encoder, Mode};
 use crate::model::gradients::Gradients;
@@ -210,6 +211,7 @@ impl Engine {
 
     /// Goes through the model with a batch that fits it. While the caller holds what is returned, nobody else does.
     fn run(&self, step: Step, batch: &Batch, mode: Mode) -> Result<MutexGuard<'_, State>> {
+        check_interrupt()?;
         let mut state = lock(&self.state);
         state.went_forward = false;
         copy(batch, &mut state.batch);

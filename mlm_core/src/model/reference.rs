@@ -16,6 +16,7 @@ use candle_core::{D, DType, Device, Tensor, Var, WithDType};
 use candle_nn::ops::softmax;
 
 use crate::error::{Error, Result};
+use crate::kernel::check_interrupt;
 use crate::model::config::ModelConfig;
 use crate::model::dropout::{RowDropout, Site};
 use crate::model::encoder::{Encoded, Encoder, Mode};
@@ -151,6 +152,7 @@ impl Reference {
     }
 
     fn layers(&self, batch: &Batch, padded: &PaddedBatch, mode: Mode) -> Result<Encoded> {
+        check_interrupt()?;
         let (sequences, seq) = padded.input_ids.dims2()?;
         let mut hidden = self.embeddings(&padded.input_ids)?; // [batch * seq, d_model]
         hidden = self.drop_hidden(&hidden, batch, Site::Embeddings, mode)?;

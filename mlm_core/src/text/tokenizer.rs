@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::kernel::check_interrupt;
 use crate::text::corpus::Corpus;
 
 const JSON: &str = "tokenizer.json";
@@ -28,6 +29,9 @@ pub const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MAS
 
 /// The mark of a piece that continues a word: `playing` may become `play` `##ing`.
 const CONTINUATION: &str = "##";
+
+/// How many sentences are encoded together: by all cores, and between two looks at the stop button.
+const ENCODED_TOGETHER: usize = 10_000;
 
 /// The ids of the special tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +106,7 @@ impl Tokenizer {
         let normalizer = bert_normalizer(lowercase);
         let mut words: BTreeMap<String, usize> = BTreeMap::new();
         for sentence in corpus.sentences() {
+            check_interrupt()?;
             let mut text = PreTokenizedString::from(sentence.as_str());
             text.normalize(|piece| normalizer.normalize(piece)).map_err(failed)?;
             BertPreTokenizer.pre_tokenize(&mut text).map_err(failed)?;
@@ -127,6 +132,7 @@ impl Tokenizer {
             .build();
         let occurrences = words.iter().flat_map(|(word, &count)| std::iter::repeat_n(word.as_str(), count));
         trainer.feed(occurrences, |word| Ok(vec![word.to_owned()])).map_err(failed)?;
+        check_interrupt()?;
         let mut model = WordPiece::default();
         trainer.train(&mut model).map_err(failed)?;
         Self::from_model(model, normalizer, "the trained vocabulary")
@@ -295,9 +301,14 @@ impl Tokenizer {
 
     /// The ids of each sentence of a corpus, without `[CLS]` and `[SEP]`.
     pub(crate) fn encode_without_frame(&self, corpus: &Corpus) -> Result<Vec<Vec<u32>>> {
-        let inputs: Vec<&str> = corpus.sentences().iter().map(String::as_str).collect();
-        let encodings = self.inner.encode_batch_fast(inputs, false).map_err(failed)?;
-        Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
+        let mut encoded = Vec::with_capacity(corpus.len());
+        for sentences in corpus.sentences().chunks(ENCODED_TOGETHER) {
+            check_interrupt()?;
+            let inputs: Vec<&str> = sentences.iter().map(String::as_str).collect();
+            let encodings = self.inner.encode_batch_fast(inputs, false).map_err(failed)?;
+            encoded.extend(encodings.iter().map(|encoding| encoding.get_ids().to_vec()));
+        }
+        Ok(encoded)
     }
 
     /// The text of ids, without the special tokens.

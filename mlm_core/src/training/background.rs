@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::engine::Engine;
 use crate::engine::pool::lock;
 use crate::error::{Error, Result};
+use crate::kernel;
 use crate::model::config::ModelConfig;
 use crate::model::params::Params;
 use crate::training::curve::LossCurve;
@@ -26,6 +27,9 @@ const AUTOSAVE_SECONDS: f64 = 30.0;
 
 /// The time over which the speed is measured, and between two lines of [`Run::wait`].
 const WINDOW: Duration = Duration::from_secs(2);
+
+/// The time between two looks of [`Run::wait`] at the stop button.
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// The runs of this process that have not ended.
 static RUNS: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
@@ -210,6 +214,7 @@ impl Run {
     fn of(shared: Arc<Shared>, work: impl FnOnce(&Shared) -> Result<Params> + Send + 'static) -> Result<Self> {
         let others = Arc::clone(&shared);
         let thread = thread::Builder::new().name("mlm_core run".to_owned()).spawn(move || {
+            kernel::background();
             shared.end(match catch_unwind(AssertUnwindSafe(|| work(&shared))) {
                 Ok(result) => result.map_err(|error| error.to_string()),
                 Err(panic) => Err(said(panic.as_ref())),
@@ -250,15 +255,21 @@ impl Run {
         self.join()
     }
 
-    /// Waits until it ends, prints every two seconds how far it is, and returns the model.
+    /// Waits until it ends, prints every two seconds how far it is, and returns the model. The stop button ends the waiting,
+    /// and the training goes on.
     ///
     /// # Errors
-    /// When the training fails.
+    /// When the training fails; [`Error::Interrupted`].
     pub fn wait(&self) -> Result<Engine> {
         let mut state = lock(&self.shared.state);
+        let mut said: Option<Instant> = None;
         while state.end.is_none() {
-            println!("{}", state.progress);
-            state = self.shared.ended.wait_timeout(state, WINDOW).unwrap_or_else(PoisonError::into_inner).0;
+            kernel::check_interrupt()?;
+            if said.is_none_or(|said| said.elapsed() >= WINDOW) {
+                println!("{}", state.progress);
+                said = Some(Instant::now());
+            }
+            state = self.shared.ended.wait_timeout(state, GLANCE).unwrap_or_else(PoisonError::into_inner).0;
         }
         println!("{}", state.progress);
         drop(state);

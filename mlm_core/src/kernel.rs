@@ -1,0 +1,177 @@
+//! Takes what the notebook's kernel lacks to its launcher (`scripts/proxy.py` has the protocol): which cells fail, and displays
+//! that change. And takes the stop button's word to long calls. Elsewhere than in that kernel nothing happens.
+//!
+//! A cell that panics, or whose `?` fails, says so to evcxr in a line of its own on stdout. So stdout becomes a pipe whose
+//! other end is read here, and every line goes on to evcxr.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
+
+/// What the launcher says to the processes that it starts: a port of this computer, and a secret.
+const ADDRESS: &str = "MLM_KERNEL";
+/// Set where evcxr runs cells, and in what these start.
+const RUNS_CELLS: &str = "EVCXR_IS_RUNTIME";
+const KERNEL: &str = "evcxr_jupyter";
+
+/// The lines by which a cell speaks to evcxr.
+const FAILED: [&[u8]; 2] = [b"EVCXR_ERROR_OCCURRED", b"EVCXR_PANIC_NOTIFICATION"];
+const COMPLETE: &[u8] = b"EVCXR_EXECUTION_COMPLETE";
+
+/// How long the launcher may take to read; then it is done without.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+static LAUNCHER: OnceLock<Option<Launcher>> = OnceLock::new();
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    static IN_BACKGROUND: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Connects the process that runs a notebook's cells with the kernel's launcher, which calls this when it starts; calls that
+/// the stop button can end do it too.
+pub fn attach_to_launcher() {
+    launcher();
+}
+
+/// An error where the stop button was pressed since the cell began, in all threads but those [in the background](background).
+pub(crate) fn check_interrupt() -> Result<()> {
+    if launcher().is_some() && INTERRUPTED.load(Ordering::Relaxed) && !IN_BACKGROUND.get() {
+        return Err(Error::Interrupted);
+    }
+    Ok(())
+}
+
+/// Says that this thread goes on when the stop button ends a cell.
+pub(crate) fn background() {
+    IN_BACKGROUND.set(true);
+}
+
+struct Launcher {
+    /// None when it has gone.
+    connection: Mutex<Option<TcpStream>>,
+}
+
+fn launcher() -> Option<&'static Launcher> {
+    LAUNCHER.get_or_init(|| attach().ok().flatten()).as_ref()
+}
+
+/// Nothing where there is no launcher, or it does not answer.
+fn attach() -> io::Result<Option<Launcher>> {
+    // A program that a cell starts has the variables too, but not the kernel's name.
+    let program = std::env::current_exe()?;
+    if std::env::var_os(RUNS_CELLS).is_none() || program.file_stem() != Some(Path::new(KERNEL).as_os_str()) {
+        return Ok(None);
+    }
+    let Ok(address) = std::env::var(ADDRESS) else { return Ok(None) };
+    let Some((port, secret)) = address.split_once(' ') else { return Ok(None) };
+    let Ok(port) = port.parse() else { return Ok(None) };
+    let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    connection.set_nodelay(true)?;
+    connection.set_write_timeout(Some(PATIENCE))?;
+    connection.write_all(format!("{secret}\n").as_bytes())?;
+    let words = connection.try_clone()?;
+    thread::Builder::new().name("mlm_core kernel".to_owned()).spawn(move || listen(words))?;
+    read_stdout()?;
+    Ok(Some(Launcher { connection: Mutex::new(Some(connection)) }))
+}
+
+impl Launcher {
+    fn say(&self, message: &Value) {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(open) = connection.as_mut() else { return };
+        if open.write_all(format!("{message}\n").as_bytes()).is_err() {
+            // Perhaps in the middle of a line.
+            let _ = open.shutdown(Shutdown::Both);
+            *connection = None;
+        }
+    }
+}
+
+/// Takes what the launcher says.
+fn listen(words: TcpStream) {
+    for word in BufReader::new(words).lines().map_while(io::Result::ok) {
+        match word.as_str() {
+            "cell" => INTERRUPTED.store(false, Ordering::Relaxed),
+            "interrupt" => INTERRUPTED.store(true, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+}
+
+/// Puts a pipe over stdout.
+#[cfg(unix)]
+fn read_stdout() -> io::Result<()> {
+    let evcxr = File::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?);
+    let (reader, writer) = io::pipe()?;
+    rustix::stdio::dup2_stdout(writer)?;
+    let work = move || pass_on(reader, evcxr, end_of_cell);
+    thread::Builder::new().name("mlm_core stdout".to_owned()).spawn(work)?;
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn read_stdout() -> io::Result<()> {
+    Ok(())
+}
+
+/// Passes lines on until there are none, or nobody takes them. Before one that ends a cell, tells whether the cell failed.
+fn pass_on(lines: impl Read, evcxr: impl Write, mut end_of_cell: impl FnMut(bool)) {
+    let (mut lines, mut evcxr) = (BufReader::new(lines), BufWriter::new(evcxr));
+    let (mut line, mut failed) = (Vec::new(), false);
+    while lines.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
+        let text = line.trim_ascii_end();
+        if FAILED.contains(&text) {
+            failed = true;
+        } else if text == COMPLETE {
+            end_of_cell(failed);
+            failed = false;
+        }
+        let all_come = !lines.buffer().contains(&b'\n');
+        if evcxr.write_all(&line).and_then(|()| if all_come { evcxr.flush() } else { Ok(()) }).is_err() {
+            return;
+        }
+        line.clear();
+    }
+}
+
+/// Tells the launcher how a cell has ended, and by which line its stderr ends, so that it can wait for it.
+fn end_of_cell(failed: bool) {
+    static CELLS: AtomicUsize = AtomicUsize::new(0);
+    let number = CELLS.fetch_add(1, Ordering::Relaxed);
+    let fence = format!("mlm_core: end of cell {number} of process {}", std::process::id());
+    if let Some(launcher) = launcher() {
+        launcher.say(&json!({ "cell": if failed { "failed" } else { "ok" }, "fence": fence }));
+        // In one piece, lest another thread's line gets in between.
+        let _ = io::stderr().write_all(format!("{fence}\n").as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_go_on_as_they_are_and_failures_are_told_at_the_end_of_their_cell() {
+        let cells = ["one\nEVCXR_EXECUTION_COMPLETE\n", "EVCXR_ERROR_OCCURRED\ntwo\nEVCXR_EXECUTION_COMPLETE\n"];
+        let more =
+            ["say EVCXR_PANIC_NOTIFICATION\n\nEVCXR_EXECUTION_COMPLETE\n", "EVCXR_PANIC_NOTIFICATION\nwithout an end"];
+        let text = [cells, more].concat().concat().repeat(300);
+        let (mut passed, mut ends) = (Vec::new(), Vec::new());
+        pass_on(text.as_bytes(), &mut passed, |failed| ends.push(failed));
+        assert_eq!(String::from_utf8(passed).unwrap(), text);
+        // A panic that no end follows belongs to the next one, as a text that is not at the end of its line hides one.
+        assert_eq!(ends[..3], [false, true, false]);
+        assert_eq!(ends.len(), 900);
+    }
+}
