@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 
-import psutil
 import pytest
 from conftest import Kernel
 from kernel_test import IMPORTS, processes
@@ -20,6 +19,7 @@ let train = tokenizer.encode_corpus(&corpus, 32)?.sequences;
 let model = ModelConfig::new(tokenizer.vocab());
 let texts = Texts { tokenizer, train, validation: Vec::new() };
 let short = TrainingConfig { epochs: 40, ..TrainingConfig::default() };
+let middle = TrainingConfig { epochs: 80, ..TrainingConfig::default() };
 let long = TrainingConfig { epochs: 100_000, ..TrainingConfig::default() };
 let back_end = BackEnd::Engine(EngineConfig { threads: 2, ..EngineConfig::default() });"""
 STATE = 'println!("{:?} after {} steps", run.progress().state, run.progress().step);'
@@ -47,11 +47,12 @@ def runs(kernel):
     """How many threads of the kernel's processes are runs; Linux tells their names."""
     if sys.platform != "linux":
         pytest.skip("counts threads as Linux shows them")
-    names = []
-    for pid, _, _ in processes(kernel.pid):
-        for thread in psutil.Process(pid).threads():
-            names.append(pathlib.Path(f"/proc/{pid}/task/{thread.id}/comm").read_text().strip())
-    return names.count("mlm_core run")
+    return sum(threads(pid).count("mlm_core run") for pid, _, _ in processes(kernel.pid))
+
+
+def threads(pid):
+    """Their names."""
+    return [path.read_text().strip() for path in pathlib.Path(f"/proc/{pid}/task").glob("*/comm")]
 
 
 def test_the_same_cell_again_leaves_one_run(kernels, tmp_path):
@@ -80,6 +81,57 @@ def test_kernels_have_a_run_each_and_do_not_share_one(kernels, tmp_path):
     for kernel in kernels:
         assert "Training" in kernel.expect(STATE)
         kernel.expect("drop(run);")
+
+
+def follow(kernel, code, until):
+    """Runs a cell; returns its display's first and later states, those that come while other cells run."""
+    cell = kernel.client.execute(code)
+    states = []
+    while not states or until not in states[-1]["content"]["data"]["text/plain"]:
+        message = kernel.client.get_iopub_msg(timeout=60)
+        if message["msg_type"] in ("display_data", "update_display_data"):
+            assert message["parent_header"]["msg_id"] == cell
+            states.append(message)
+            kernel.client.execute(f"let later = {len(states)};")
+    return states
+
+
+def test_a_live_figure_changes_while_later_cells_run(kernels, tmp_path):
+    kernel = kernels[0]
+    kernel.expect(resume(tmp_path / "run", "middle"))
+    first, *later = follow(kernel, 'run.live("the [MASK] is a lie")?;', until="finished")
+    assert first["msg_type"] == "display_data" and {state["msg_type"] for state in later} == {"update_display_data"}
+    assert len({state["content"]["transient"]["display_id"] for state in [first, *later]}) == 1
+    lines = [state["content"]["data"]["text/plain"] for state in [first, *later]]
+    steps = [int(re.match(r"step (\d+) of", line)[1]) for line in lines]
+    assert len(later) >= 5 and steps == sorted(steps) and len(set(steps)) > 5, lines
+    assert all("learning rate" in line and "tokens/s" in line for line in lines[2:-1]), lines
+    figures = [state["content"]["data"]["text/html"] for state in [first, *later]]
+    assert all("<svg" not in figure and "cake" in figure and len(figure) < 100_000 for figure in figures[1:])
+    assert "Run::resume" not in figures[-1]
+    # It shows what has ended, too.
+    (only,) = follow(kernel, 'run.live("the [MASK] is a lie")?;', until="finished")
+    succeeded, shown = kernel.run('run.live("no gap")?;')
+    assert not succeeded and "[MASK]" in shown
+    kernel.expect("drop(run);")
+
+
+def test_a_live_figure_says_how_to_go_on_when_its_process_is_killed(kernels, tmp_path):
+    kernel, another = kernels
+    another.expect(resume(tmp_path / "run"))
+    another.expect('run.live("the [MASK] is a lie")?;')
+    (cells,) = [pid for pid, _, _ in processes(another.pid) if "mlm_core live" in threads(pid)]
+    os.kill(cells, signal.SIGKILL)
+    shown = ""
+    while "update_display_data" not in shown or "Run::resume" not in shown:
+        message = another.client.get_iopub_msg(timeout=60)
+        shown = f"{message['msg_type']} {message['content']}"
+    assert str(tmp_path / "run") in shown
+    kernel.expect(resume(tmp_path / "run"))
+    kernel.expect("drop(run);")
+    # The next process starts without variables.
+    another.run("0")
+    another.expect(PREPARE)
 
 
 def test_a_killed_kernel_costs_nothing_but_time(kernels, tmp_path):

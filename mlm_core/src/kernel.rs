@@ -57,6 +57,31 @@ pub(crate) fn background() {
     IN_BACKGROUND.set(true);
 }
 
+/// Something below a cell that changes while later ones run.
+pub(crate) struct Display {
+    name: String,
+}
+
+impl Display {
+    /// Shows text by MIME type below the cell that runs; `None` where there is no launcher. If the process ends before the next
+    /// [`Self::update`], `lost` is added to it.
+    pub(crate) fn show(data: Value, lost: Option<&str>) -> Option<Self> {
+        static DISPLAYS: AtomicUsize = AtomicUsize::new(0);
+        let launcher = launcher()?;
+        let number = DISPLAYS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("mlm_core-{}-{number}", std::process::id());
+        launcher.say(&json!({ "display": name, "data": data, "lost": lost, "new": true }));
+        Some(Self { name })
+    }
+
+    /// Takes the place of what it showed.
+    pub(crate) fn update(&self, data: Value, lost: Option<&str>) {
+        if let Some(launcher) = launcher() {
+            launcher.say(&json!({ "display": self.name, "data": data, "lost": lost }));
+        }
+    }
+}
+
 struct Launcher {
     /// None when it has gone.
     connection: Mutex<Option<TcpStream>>,

@@ -74,7 +74,7 @@ pub fn progress(runs: &[&RunProgress]) -> Result<Figure> {
         name: run.history.name(),
         train: run.curve.points(run.step),
         dots: false,
-        validation: (points(&run.history, |record| record.validation_loss).into_iter())
+        validation: thinned(&points(&run.history, |record| record.validation_loss))
             .map(|(epoch, loss)| (epoch * run.steps_per_epoch, loss))
             .collect(),
     });
@@ -171,6 +171,14 @@ fn losses(runs: &[Losses<'_>], x: &str, last: usize, description: String) -> Res
 fn points(run: &History, loss: impl Fn(&EpochRecord) -> Option<f64>) -> Vec<(usize, f64)> {
     run.records().iter().filter_map(|record| Some((record.epoch, loss(record)?))).collect()
 }
+
+/// Not many more points than can be told apart, the last one among them.
+fn thinned(points: &[(usize, f64)]) -> impl Iterator<Item = (usize, f64)> {
+    points.iter().copied().rev().step_by(points.len().div_ceil(MAX_POINTS).max(1)).collect::<Vec<_>>().into_iter().rev()
+}
+
+/// The most points of a line.
+const MAX_POINTS: usize = 400;
 
 /// Height of a row, width of a column, of the words before them and of the scale after them, in pixels.
 const ROW: i32 = 18;

@@ -65,7 +65,7 @@ pub struct Run {
 }
 
 /// What the thread and the others tell each other.
-struct Shared {
+pub(crate) struct Shared {
     dir: PathBuf,
     stop: AtomicBool,
     state: Mutex<State>,
@@ -127,6 +127,9 @@ impl fmt::Display for RunProgress {
         }
         match state {
             RunState::Training => {
+                if let Some(lr) = self.lr {
+                    write!(f, "  learning rate {lr:.1e}")?;
+                }
                 if let (Some(speed), Some(left)) = (self.tokens_per_second, self.seconds_left) {
                     write!(f, "  {speed:.0} tokens/s  {left:.0} s left")?;
                 }
@@ -226,7 +229,12 @@ impl Run {
 
     /// How far it is.
     pub fn progress(&self) -> RunProgress {
-        lock(&self.shared.state).progress.clone()
+        self.shared.progress()
+    }
+
+    /// What can be asked of it by those who do not keep it going.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
     }
 
     /// The model as it is after the step that is being taken.
@@ -234,16 +242,7 @@ impl Run {
     /// # Errors
     /// When the training has failed, or the memory has no room.
     pub fn model(&self) -> Result<Engine> {
-        let answer = {
-            let (asker, answer) = mpsc::channel();
-            let mut state = lock(&self.shared.state);
-            if state.end.is_none() {
-                state.askers.push(asker);
-            }
-            answer
-        };
-        // Without an asker, it has ended.
-        Engine::new(&answer.recv().unwrap_or_else(|_| self.shared.last())?)
+        Engine::new(&self.shared.params()?)
     }
 
     /// Ends it after the step that is being taken, saves it, and returns the model.
@@ -298,6 +297,35 @@ impl Drop for Run {
 }
 
 impl Shared {
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn progress(&self) -> RunProgress {
+        lock(&self.state).progress.clone()
+    }
+
+    /// The weights after the step that is being taken.
+    pub(crate) fn params(&self) -> Result<Params> {
+        let answer = {
+            let (asker, answer) = mpsc::channel();
+            let mut state = lock(&self.state);
+            if state.end.is_none() {
+                state.askers.push(asker);
+            }
+            answer
+        };
+        // Without an asker, it has ended.
+        answer.recv().unwrap_or_else(|_| self.last())
+    }
+
+    /// Waits until it ends, but no longer than that; returns whether it has.
+    pub(crate) fn ends_within(&self, time: Duration) -> bool {
+        let going_on = |state: &mut State| state.end.is_none();
+        let waited = self.ended.wait_timeout_while(lock(&self.state), time, going_on);
+        waited.unwrap_or_else(PoisonError::into_inner).0.end.is_some()
+    }
+
     fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
