@@ -397,7 +397,9 @@ class Proxy:
         now = time.monotonic()
         if display.changed and (at_once or now >= display.shown_at + PAUSE):
             content = {"data": display.data, "metadata": {}, "transient": {"display_id": name}}
-            self._publish(display.kind, content, display.parent)
+            # Front ends find a display by its name; nbclient does it only for what the cell that runs is said to publish.
+            first = display.kind == "display_data"
+            self._publish(display.kind, content, self.cell.message if self.cell and not first else display.parent)
             display.kind, display.changed, display.shown_at = "update_display_data", False, now
 
     def _lose_displays(self):

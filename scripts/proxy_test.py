@@ -287,7 +287,9 @@ def test_a_display_appears_below_its_cell_and_changes_while_later_ones_run(ends)
     kernel.answer(message, status="ok", execution_count=2)
     (shown,) = published(client, "display_data")
     assert shown["content"] == {"data": {"text/plain": "0"}, "metadata": {}, "transient": {"display_id": "7-1"}}
-    client.execute("next()")
+    library.say(display="7-1", data={"text/plain": "between cells"})
+    assert published(client, "update_display_data")[-1]["parent_header"]["msg_id"] == first
+    later = client.execute("next()")
     kernel.take()
     library.say(display="7-2", data={"text/plain": "of no cell"})
     end = time.monotonic() + 2
@@ -299,7 +301,9 @@ def test_a_display_appears_below_its_cell_and_changes_while_later_ones_run(ends)
     updates = []
     while not updates or updates[-1]["content"]["data"] != {"text/plain": "the end"}:
         updates.append(client.get_iopub_msg(timeout=SECONDS))
-    assert {(update["msg_type"], update["parent_header"]["msg_id"]) for update in updates} == {("update_display_data", first)}
+    assert {update["msg_type"] for update in updates} == {"update_display_data"}
+    assert {update["content"]["transient"]["display_id"] for update in updates} == {"7-1"}
+    assert {update["parent_header"]["msg_id"] for update in updates} == {later}
     assert 5 <= len(updates) <= 2 / PAUSE + 2, f"{len(updates)} of {states} states"
 
 

@@ -48,7 +48,7 @@ impl Run {
         let pause = rest(start);
         let thread = thread::Builder::new().name("mlm_core live".to_owned());
         let thread = thread.spawn(move || follower.follow(&display, state, pause));
-        thread.map_err(|error| Error::argument("live", "a thread that the system starts", error))?;
+        self.shown_by(thread.map_err(|error| Error::argument("live", "a thread that the system starts", error))?);
         Ok(())
     }
 }

@@ -61,7 +61,8 @@ static RUNS: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
 /// ```
 pub struct Run {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    /// The one that trains, and those that show it.
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What the thread and the others tell each other.
@@ -224,7 +225,12 @@ impl Run {
             });
         });
         let thread = thread.map_err(|error| Error::argument("Run", "a thread that the system starts", error))?;
-        Ok(Self { shared: others, thread: Mutex::new(Some(thread)) })
+        Ok(Self { shared: others, threads: Mutex::new(vec![thread]) })
+    }
+
+    /// Adds a thread that shows what there is until the run has ended.
+    pub(crate) fn shown_by(&self, thread: JoinHandle<()>) {
+        lock(&self.threads).push(thread);
     }
 
     /// How far it is.
@@ -275,15 +281,15 @@ impl Run {
         self.join()
     }
 
-    /// The model, once the thread has ended.
+    /// The model, once the threads have ended.
     fn join(&self) -> Result<Engine> {
-        self.end_thread();
+        self.end_threads();
         Engine::new(&self.shared.last()?)
     }
 
-    fn end_thread(&self) {
-        if let Some(thread) = lock(&self.thread).take() {
-            // Its panics have been caught.
+    fn end_threads(&self) {
+        for thread in lock(&self.threads).drain(..) {
+            // The panics of the one that trains have been caught.
             let _ = thread.join();
         }
     }
@@ -292,7 +298,7 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         self.shared.stop();
-        self.end_thread();
+        self.end_threads();
     }
 }
 
