@@ -350,14 +350,14 @@ class Proxy:
         for frames in cell.held:
             self.front["iopub"].send_multipart(frames)
         if content["status"] == "error" and cell.message["content"].get("stop_on_error", True):
-            self._abort_waiting(content.get("execution_count"))
+            self._abort_waiting()
         self._next_cell()
 
-    def _abort_waiting(self, execution_count):
+    def _abort_waiting(self):
         while self.waiting:
             cell = self.waiting.popleft()
             self._publish("status", {"execution_state": "busy"}, cell.message)
-            content = {"status": "aborted", "execution_count": execution_count}
+            content = {"status": "aborted"}
             self.session.send(self.front["shell"], "execute_reply", content, parent=cell.message, ident=cell.identities)
             self._publish("status", {"execution_state": "idle"}, cell.message)
 

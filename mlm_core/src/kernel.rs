@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -30,6 +30,10 @@ const COMPLETE: &[u8] = b"EVCXR_EXECUTION_COMPLETE";
 
 /// How long the launcher may take to read; then it is done without.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// When a long call says for the first time how far it is, and how often then.
+const FIRST_LINE: Duration = Duration::from_secs(1);
+const NEXT_LINE: Duration = Duration::from_millis(250);
 
 static LAUNCHER: OnceLock<Option<Launcher>> = OnceLock::new();
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -78,6 +82,53 @@ impl Display {
     pub(crate) fn update(&self, data: Value, lost: Option<&str>) {
         if let Some(launcher) = launcher() {
             launcher.say(&json!({ "display": self.name, "data": data, "lost": lost }));
+        }
+    }
+}
+
+/// A line below a cell that says how far a long call is: where it takes more than a second, and not in the background.
+pub(crate) struct Progress {
+    doing: &'static str,
+    unit: &'static str,
+    total: usize,
+    start: Instant,
+    shown: Option<(Display, Instant)>,
+}
+
+impl Progress {
+    /// Of doing something with so many of a unit.
+    pub(crate) fn new(doing: &'static str, total: usize, unit: &'static str) -> Self {
+        Self { doing, unit, total, start: Instant::now(), shown: None }
+    }
+
+    /// So many are done. An error where the call is to end, see [`check_interrupt`].
+    pub(crate) fn at(&mut self, done: usize) -> Result<()> {
+        check_interrupt()?;
+        if launcher().is_none() || IN_BACKGROUND.get() || self.start.elapsed() < FIRST_LINE {
+            return Ok(());
+        }
+        let Self { doing, unit, total, .. } = self;
+        let left = self.start.elapsed().as_secs_f64() * (*total as f64 / done.max(1) as f64 - 1.0);
+        let percent = 100 * done / (*total).max(1);
+        let line =
+            || json!({ "text/plain": format!("{doing}: {done} of {total} {unit}, {percent} %, {left:.0} s left") });
+        match &mut self.shown {
+            None => self.shown = Display::show(line(), None).map(|display| (display, Instant::now())),
+            Some((display, last)) if last.elapsed() >= NEXT_LINE => {
+                display.update(line(), None);
+                *last = Instant::now();
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// All are done.
+    pub(crate) fn end(self) {
+        if let Some((display, _)) = self.shown {
+            let Self { doing, total, unit, start, .. } = self;
+            let seconds = start.elapsed().as_secs_f64();
+            display.update(json!({ "text/plain": format!("{doing}: {total} {unit} in {seconds:.1} s") }), None);
         }
     }
 }

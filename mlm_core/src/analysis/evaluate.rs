@@ -5,6 +5,7 @@ use candle_core::{D, DType, Device};
 use candle_nn::ops::log_softmax;
 
 use crate::error::{Error, Result};
+use crate::kernel::Progress;
 use crate::model::encoder::{Encoder, Mode};
 use crate::text::batch::Batch;
 use crate::text::corpus::Corpus;
@@ -31,7 +32,9 @@ pub struct Evaluation {
 /// When there is no batch, or one does not fit the model.
 pub fn evaluate(encoder: &dyn Encoder, batches: &[Batch]) -> Result<Evaluation> {
     let (mut loss, mut correct, mut masked) = (0.0, 0, 0);
-    for batch in batches {
+    let mut progress = Progress::new("evaluating", batches.len(), "batches");
+    for (nth, batch) in batches.iter().enumerate() {
+        progress.at(nth)?;
         encoder.config().check_targets(batch)?;
         for (scores, &target) in log_probabilities(encoder, batch)?.rows().zip(&batch.targets) {
             loss -= scores[target as usize];
@@ -39,6 +42,7 @@ pub fn evaluate(encoder: &dyn Encoder, batches: &[Batch]) -> Result<Evaluation> 
             masked += 1;
         }
     }
+    progress.end();
     if masked == 0 {
         return Err(Error::argument("batches", "at least one masked token", 0));
     }
@@ -106,7 +110,9 @@ pub fn recovery(encoder: &dyn Encoder, tokenizer: &Tokenizer, corpus: &Corpus) -
         }
     }
     let mut words = Vec::with_capacity(tasks.len());
+    let mut progress = Progress::new("recovering", tasks.len(), "words");
     for tasks in tasks.chunks(RECOVERY_BATCH) {
+        progress.at(words.len())?;
         let mut batch = Batch::with_gaps([], tokenizer.special().mask);
         for (_, sequence, word) in tasks {
             let ids = &sequences[*sequence];
@@ -136,6 +142,7 @@ pub fn recovery(encoder: &dyn Encoder, tokenizer: &Tokenizer, corpus: &Corpus) -
             });
         }
     }
+    progress.end();
     Ok(Recovery { words })
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::files;
-use crate::kernel::check_interrupt;
+use crate::kernel::{Progress, check_interrupt};
 use crate::text::corpus::Corpus;
 
 const JSON: &str = "tokenizer.json";
@@ -105,8 +105,9 @@ impl Tokenizer {
         }
         let normalizer = bert_normalizer(lowercase);
         let mut words: BTreeMap<String, usize> = BTreeMap::new();
-        for sentence in corpus.sentences() {
-            check_interrupt()?;
+        let mut progress = Progress::new("counting words", corpus.len(), "sentences");
+        for (nth, sentence) in corpus.sentences().iter().enumerate() {
+            progress.at(nth)?;
             let mut text = PreTokenizedString::from(sentence.as_str());
             text.normalize(|piece| normalizer.normalize(piece)).map_err(failed)?;
             BertPreTokenizer.pre_tokenize(&mut text).map_err(failed)?;
@@ -115,6 +116,7 @@ impl Tokenizer {
             }
         }
 
+        progress.end();
         let alphabet = alphabet(&words, vocab - SPECIAL_TOKENS.len());
         words.retain(|word, _| word.chars().all(|c| alphabet.contains(&c)));
         // The trainer numbers inner characters (`##a`) in the order of a hash map, which differs from run to run, and
@@ -302,12 +304,14 @@ impl Tokenizer {
     /// The ids of each sentence of a corpus, without `[CLS]` and `[SEP]`.
     pub(crate) fn encode_without_frame(&self, corpus: &Corpus) -> Result<Vec<Vec<u32>>> {
         let mut encoded = Vec::with_capacity(corpus.len());
+        let mut progress = Progress::new("encoding", corpus.len(), "sentences");
         for sentences in corpus.sentences().chunks(ENCODED_TOGETHER) {
-            check_interrupt()?;
+            progress.at(encoded.len())?;
             let inputs: Vec<&str> = sentences.iter().map(String::as_str).collect();
             let encodings = self.inner.encode_batch_fast(inputs, false).map_err(failed)?;
             encoded.extend(encodings.iter().map(|encoding| encoding.get_ids().to_vec()));
         }
+        progress.end();
         Ok(encoded)
     }
 
