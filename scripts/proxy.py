@@ -15,7 +15,7 @@ these:
 The library connects to a port of this computer and says the secret of the environment variable MLM_KERNEL; then each side
 sends lines. From here: `cell` before a cell runs, and `interrupt`. From there, as JSON:
 
-    {"cell": "ok" or "failed", "fence": line}     a cell's code has ended; the line is the last one on its stderr
+    {"cell": "ok" or "failed", "fence": line}     a cell's code has ended; the line is its last one on stdout and stderr
     {"display": name, "data": {MIME type: text}, "new": true, "lost": text}
                                                   a display, if new below the cell that runs; and what to add to it
                                                   if the process ends before its next state
@@ -33,7 +33,7 @@ import traceback
 import zmq
 from jupyter_client.session import DELIM, Session
 
-# Seconds: from the stop button to the advice; how long stderr may lag behind; between two states of a display.
+# Seconds: from the stop button to the advice; how long output may lag behind; between two states of a display.
 PATIENCE, LAG, PAUSE = 3, 2, 0.2
 # Bytes: of a line from the library, which holds a display's state; of all that is taken from it before others have their
 # turn; of what a failed cell's answer quotes of its stderr.
@@ -62,7 +62,7 @@ class Cell:
         self.advise_at = None
         self.failed = False
         self.stderr = ""
-        self.fence = None  # the line of stderr to wait for
+        self.fences = {}  # the lines of stdout and stderr to wait for
         self.reply = None  # evcxr's answer
         self.reply_until = None
         self.held = []  # what is said of the cell after its answer
@@ -266,9 +266,9 @@ class Proxy:
             self.cell.advise_at = time.monotonic() + PATIENCE
         self.session.send(self.front["control"], "interrupt_reply", {"status": "ok"}, parent=message, ident=identities)
 
-    def _say(self, text):
+    def _say(self, text, name="stderr"):
         """Puts text under the cell that runs."""
-        self._publish("stream", {"name": "stderr", "text": text}, self.cell.message)
+        self._publish("stream", {"name": name, "text": text}, self.cell.message)
 
     def _publish(self, kind, content, parent):
         self.session.send(self.front["iopub"], kind, content, parent=parent, ident=kind.encode())
@@ -312,23 +312,24 @@ class Proxy:
             return False
         if not self.cell or parent.get("msg_id") != self.cell.message["header"]["msg_id"]:
             return parent.get("session") != self.session.session  # else it speaks of a greeting
-        if kind == "stream" and content["name"] == "stderr":
-            return self._stderr(content["text"])
+        if kind == "stream":
+            return self._stream(content["name"], content["text"])
         if kind == "status" and content["execution_state"] == "idle":
             self.cell.held.append(frames)
             return False
         return True
 
-    def _stderr(self, text):
+    def _stream(self, name, text):
         self._hear_library()
-        end = self.cell.fence and f"{self.cell.fence}\n"
-        whole = not end or not text.endswith(end)
-        said = text if whole else text.removesuffix(end)
-        self.cell.stderr = (self.cell.stderr + said)[-LONGEST_QUOTE:]
+        fence = self.cell.fences.get(name)
+        whole = not fence or not text.endswith(fence)
+        said = text if whole else text.removesuffix(fence)
+        if name == "stderr":
+            self.cell.stderr = (self.cell.stderr + said)[-LONGEST_QUOTE:]
         if not whole:
-            self.cell.fence = None
+            del self.cell.fences[name]
             if said:  # a line without an end
-                self._say(said)
+                self._say(said, name)
             self._finish_cell()
         return whole
 
@@ -336,7 +337,7 @@ class Proxy:
         """Passes on evcxr's answer to the cell when all is there that the cell has written."""
         cell = self.cell
         late = cell.reply_until and time.monotonic() > cell.reply_until
-        if not cell.reply or (cell.fence and not late):
+        if not cell.reply or (cell.fences and not late):
             return
         self.cell = None
         start = cell.reply.index(DELIM) + 2
@@ -374,9 +375,9 @@ class Proxy:
                 self._lose_displays()
             elif not isinstance(said, dict):
                 continue
-            elif "cell" in said and self.cell:
+            elif "cell" in said and "fence" in said and self.cell:
                 self.cell.failed = self.cell.failed or said["cell"] == "failed"
-                self.cell.fence = said.get("fence")
+                self.cell.fences = dict.fromkeys(("stdout", "stderr"), f"{said['fence']}\n")
                 self.cell.advise_at = None
             elif isinstance(said.get("display"), str) and isinstance(said.get("data"), dict):
                 self._take_display(said)

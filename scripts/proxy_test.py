@@ -204,11 +204,13 @@ def test_a_failed_cell_is_an_error_and_those_that_wait_are_not_run(ends):
     library.say(cell="failed", fence="fence 1")
     kernel.answer(message, status="ok", execution_count=2)
     kernel.publish(message, "status", execution_state="idle")
-    # Evcxr may call a cell done before all of its stderr has come.
+    # Evcxr may call a cell done before all of its output has come.
     with pytest.raises(queue.Empty):
         client.get_shell_msg(timeout=0.5)
     kernel.publish(message, "stream", name="stderr", text="have a look\n")
     kernel.publish(message, "stream", name="stderr", text="without end: fence 1\n")
+    kernel.publish(message, "stream", name="stdout", text="the last line\n")
+    kernel.publish(message, "stream", name="stdout", text="fence 1\n")
     reply = client.get_shell_msg(timeout=SECONDS)
     assert reply["parent_header"]["msg_id"] == failed
     content = reply["content"]
@@ -216,7 +218,8 @@ def test_a_failed_cell_is_an_error_and_those_that_wait_are_not_run(ends):
     assert content["traceback"] == ["no such file", "have a look", "without end: "]
     assert content["evalue"] == "no such file\nhave a look\nwithout end:"
     *streams, idle = of_cell(client)
-    assert "".join(stream["content"]["text"] for stream in streams) == "no such file\nhave a look\nwithout end: "
+    said = "".join(stream["content"]["text"] for stream in streams)
+    assert said == "no such file\nhave a look\nwithout end: the last line\n"
     for cell in waiting:
         reply = client.get_shell_msg(timeout=SECONDS)
         assert (reply["parent_header"]["msg_id"], reply["content"]["status"]) == (cell, "aborted")
@@ -283,7 +286,8 @@ def test_a_display_appears_below_its_cell_and_changes_while_later_ones_run(ends)
     message = kernel.take()
     library.say(display="7-1", data={"text/plain": "0"}, new=True)
     library.say(cell="ok", fence="f")
-    kernel.publish(message, "stream", name="stderr", text="f\n")
+    for name in ("stdout", "stderr"):
+        kernel.publish(message, "stream", name=name, text="f\n")
     kernel.answer(message, status="ok", execution_count=2)
     (shown,) = published(client, "display_data")
     assert shown["content"] == {"data": {"text/plain": "0"}, "metadata": {}, "transient": {"display_id": "7-1"}}

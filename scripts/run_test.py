@@ -115,6 +115,22 @@ def test_a_live_figure_changes_while_later_cells_run(kernels, tmp_path):
     kernel.expect("drop(run);")
 
 
+def test_a_notebook_watches_the_training_of_another_process(kernels, tmp_path):
+    kernel, another = kernels
+    folder = tmp_path / "run"
+    another.expect(resume(folder, "middle"))
+    states = follow(kernel, f'live("{folder}", "the [MASK] is a lie")?;', until="finished")
+    lines = [state["content"]["data"]["text/plain"] for state in states]
+    assert len(states) >= 5 and all("tokens/s" in line for line in lines[2:-1]), lines
+    another.expect("run.wait()?;")
+    another.expect(resume(tmp_path / "stopped"))
+    kernel.client.execute(f'live("{tmp_path / "stopped"}", "the [MASK] is a lie")?;')
+    another.expect("drop(run);")
+    follow(kernel, "", until="stopped")
+    succeeded, shown = kernel.run('live("nowhere", "the [MASK]")?;')
+    assert not succeeded and "nowhere" in shown
+
+
 def test_a_live_figure_says_how_to_go_on_when_its_process_is_killed(kernels, tmp_path):
     kernel, another = kernels
     another.expect(resume(tmp_path / "run"))

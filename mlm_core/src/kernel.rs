@@ -37,6 +37,8 @@ const NEXT_LINE: Duration = Duration::from_millis(250);
 
 static LAUNCHER: OnceLock<Option<Launcher>> = OnceLock::new();
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Whether the launcher has announced a cell. It does not know of what evcxr runs when it starts, whose output nobody takes.
+static EXPECTED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static IN_BACKGROUND: Cell<bool> = const { Cell::new(false) };
@@ -178,7 +180,10 @@ impl Launcher {
 fn listen(words: TcpStream) {
     for word in BufReader::new(words).lines().map_while(io::Result::ok) {
         match word.as_str() {
-            "cell" => INTERRUPTED.store(false, Ordering::Relaxed),
+            "cell" => {
+                INTERRUPTED.store(false, Ordering::Relaxed);
+                EXPECTED.store(true, Ordering::Relaxed);
+            }
             "interrupt" => INTERRUPTED.store(true, Ordering::Relaxed),
             _ => {}
         }
@@ -201,8 +206,9 @@ fn read_stdout() -> io::Result<()> {
     Ok(())
 }
 
-/// Passes lines on until there are none, or nobody takes them. Before one that ends a cell, tells whether the cell failed.
-fn pass_on(lines: impl Read, evcxr: impl Write, mut end_of_cell: impl FnMut(bool)) {
+/// Passes lines on until there are none, or nobody takes them. Before one that ends a cell, tells whether the cell failed, and
+/// passes on the line that it gets.
+fn pass_on(lines: impl Read, evcxr: impl Write, mut end_of_cell: impl FnMut(bool) -> String) {
     let (mut lines, mut evcxr) = (BufReader::new(lines), BufWriter::new(evcxr));
     let (mut line, mut failed) = (Vec::new(), false);
     while lines.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
@@ -210,7 +216,8 @@ fn pass_on(lines: impl Read, evcxr: impl Write, mut end_of_cell: impl FnMut(bool
         if FAILED.contains(&text) {
             failed = true;
         } else if text == COMPLETE {
-            end_of_cell(failed);
+            let fence = end_of_cell(failed);
+            line.splice(..0, fence.into_bytes());
             failed = false;
         }
         let all_come = !lines.buffer().contains(&b'\n');
@@ -221,16 +228,22 @@ fn pass_on(lines: impl Read, evcxr: impl Write, mut end_of_cell: impl FnMut(bool
     }
 }
 
-/// Tells the launcher how a cell has ended, and by which line its stderr ends, so that it can wait for it.
-fn end_of_cell(failed: bool) {
+/// Tells the launcher how a cell has ended, and by which line its output does, so that it can wait for all of it; writes the
+/// line to stderr, and gives it.
+fn end_of_cell(failed: bool) -> String {
+    if !EXPECTED.load(Ordering::Relaxed) {
+        return String::new();
+    }
     static CELLS: AtomicUsize = AtomicUsize::new(0);
     let number = CELLS.fetch_add(1, Ordering::Relaxed);
     let fence = format!("mlm_core: end of cell {number} of process {}", std::process::id());
     if let Some(launcher) = launcher() {
         launcher.say(&json!({ "cell": if failed { "failed" } else { "ok" }, "fence": fence }));
-        // In one piece, lest another thread's line gets in between.
-        let _ = io::stderr().write_all(format!("{fence}\n").as_bytes());
     }
+    let line = format!("{fence}\n");
+    // In one piece, lest another thread's line gets in between.
+    let _ = io::stderr().write_all(line.as_bytes());
+    line
 }
 
 #[cfg(test)]
@@ -244,8 +257,12 @@ mod tests {
             ["say EVCXR_PANIC_NOTIFICATION\n\nEVCXR_EXECUTION_COMPLETE\n", "EVCXR_PANIC_NOTIFICATION\nwithout an end"];
         let text = [cells, more].concat().concat().repeat(300);
         let (mut passed, mut ends) = (Vec::new(), Vec::new());
-        pass_on(text.as_bytes(), &mut passed, |failed| ends.push(failed));
-        assert_eq!(String::from_utf8(passed).unwrap(), text);
+        pass_on(text.as_bytes(), &mut passed, |failed| {
+            ends.push(failed);
+            "the end\n".to_owned()
+        });
+        let expected = text.replace("EVCXR_EXECUTION_COMPLETE", "the end\nEVCXR_EXECUTION_COMPLETE");
+        assert_eq!(String::from_utf8(passed).unwrap(), expected);
         // A panic that no end follows belongs to the next one, as a text that is not at the end of its line hides one.
         assert_eq!(ends[..3], [false, true, false]);
         assert_eq!(ends.len(), 900);

@@ -89,6 +89,7 @@ pub use analysis::predict::{FilledMask, Prediction, fill_mask};
 pub use engine::{Engine, EngineConfig, OperationTime, Precision};
 pub use error::{Error, Result};
 pub use figures::figure::Figure;
+pub use figures::live::live;
 pub use figures::{markup, plot};
 pub use kernel::attach_to_launcher;
 pub use model::config::ModelConfig;

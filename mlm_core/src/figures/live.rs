@@ -1,8 +1,9 @@
-//! Takes a [`Run`], shows a [`Figure`] of it that changes while later cells run; what is in it is left to
+//! Takes a training that goes on, shows a [`Figure`] of it that changes while later cells run; what is in it is left to
 //! [`crate::figures::plot`] and [`crate::figures::markup`].
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use html_escape::encode_text;
@@ -14,8 +15,11 @@ use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
 use crate::figures::{markup, plot};
 use crate::kernel::{self, Display};
+use crate::model::params::Params;
 use crate::text::tokenizer::Tokenizer;
-use crate::training::background::{Run, Shared};
+use crate::training::background::{Run, RunProgress, Shared};
+use crate::training::checkpoint::Checkpoint;
+use crate::training::run::{CHECKPOINTS, is_occupied};
 
 /// The time between two states of the figure is at least this, and so many times what it takes to draw one: the training needs
 /// the cores.
@@ -32,30 +36,99 @@ impl Run {
     /// # Errors
     /// When the training has failed; when `probe` has no `[MASK]`, or is too long for the model.
     pub fn live(&self, probe: &str) -> Result<()> {
-        let run = self.shared();
-        let tokenizer = Tokenizer::from_pretrained(run.dir())?;
-        let follower = Follower { run, tokenizer, probe: probe.to_owned() };
-        let start = Instant::now();
-        let ended = follower.run.ends_within(Duration::ZERO);
-        let state = follower.state()?;
-        let Some(display) = Display::show(state.data(), (!ended).then(|| follower.lost()).as_deref()) else {
-            state.figure.evcxr_display();
-            return Ok(());
-        };
-        if ended {
-            return Ok(());
+        if let Some(thread) = show(Source::Run(self.shared()), probe)? {
+            self.shown_by(thread);
         }
-        let pause = rest(start);
-        let thread = thread::Builder::new().name("mlm_core live".to_owned());
-        let thread = thread.spawn(move || follower.follow(&display, state, pause));
-        self.shown_by(thread.map_err(|error| Error::argument("live", "a thread that the system starts", error))?);
         Ok(())
     }
 }
 
-/// What draws a run, but does not keep it going.
+/// As [`Run::live`], of the training in a folder that another process is at, a terminal's `mlm train` for example: whenever it
+/// is saved, which is after each epoch and at least every 30 seconds.
+///
+/// # Errors
+/// When there is no training in the folder; when `probe` has no `[MASK]`, or is too long for the model.
+pub fn live(dir: impl AsRef<Path>, probe: &str) -> Result<()> {
+    show(Source::Folder { dir: dir.as_ref().to_owned(), seen: None }, probe).map(drop)
+}
+
+/// Shows a training, and what comes of it in a thread.
+fn show(source: Source, probe: &str) -> Result<Option<JoinHandle<()>>> {
+    let start = Instant::now();
+    let tokenizer = Tokenizer::from_pretrained(source.dir())?;
+    let follower = Follower { source, tokenizer, probe: probe.to_owned() };
+    let ended = follower.source.has_ended()?;
+    let state = follower.state()?;
+    let Some(display) = Display::show(state.data(), (!ended).then(|| follower.lost()).as_deref()) else {
+        state.figure.evcxr_display();
+        return Ok(None);
+    };
+    if ended {
+        return Ok(None);
+    }
+    let pause = rest(start);
+    let thread = thread::Builder::new().name("mlm_core live".to_owned());
+    let thread = thread.spawn(move || follower.follow(&display, state, pause));
+    Ok(Some(thread.map_err(|error| Error::argument("live", "a thread that the system starts", error))?))
+}
+
+/// Where the training is. It does not keep it going.
+enum Source {
+    Run(Arc<Shared>),
+    Folder {
+        dir: PathBuf,
+        /// The step of the checkpoint that has been waited for.
+        seen: Option<u32>,
+    },
+}
+
+impl Source {
+    fn dir(&self) -> &Path {
+        match self {
+            Self::Run(run) => run.dir(),
+            Self::Folder { dir, .. } => dir,
+        }
+    }
+
+    /// How far it is, and the weights then.
+    fn now(&self) -> Result<(RunProgress, Params)> {
+        match self {
+            Self::Run(run) => {
+                let params = run.params()?;
+                Ok((run.progress(), params))
+            }
+            Self::Folder { dir, .. } => Ok((RunProgress::saved_in(dir)?, Params::from_pretrained(dir)?)),
+        }
+    }
+
+    fn has_ended(&self) -> Result<bool> {
+        match self {
+            Self::Run(run) => Ok(run.ends_within(Duration::ZERO)),
+            Self::Folder { dir, .. } => Ok(!is_occupied(dir)?),
+        }
+    }
+
+    /// Waits that long, and then until there is something new; returns whether that is the end, for which it does not wait.
+    fn wait(&mut self, time: Duration) -> Result<bool> {
+        match self {
+            Self::Run(run) => Ok(run.ends_within(time)),
+            Self::Folder { dir, seen } => loop {
+                thread::sleep(time);
+                // In this order: what is saved last is there when the folder is free.
+                let ended = !is_occupied(dir)?;
+                let latest = Checkpoint::latest_step(&dir.join(CHECKPOINTS))?;
+                if ended || latest != *seen {
+                    *seen = latest;
+                    return Ok(ended);
+                }
+            },
+        }
+    }
+}
+
+/// What draws a training.
 struct Follower {
-    run: Arc<Shared>,
+    source: Source,
     tokenizer: Tokenizer,
     probe: String,
 }
@@ -67,16 +140,21 @@ struct State {
 }
 
 impl Follower {
-    /// Draws until the run has ended, for the last time then.
-    fn follow(&self, display: &Display, mut state: State, mut pause: Duration) {
+    /// Draws until the training has ended, for the last time then.
+    fn follow(mut self, display: &Display, mut state: State, mut pause: Duration) {
         kernel::background();
         let mut ended = false;
         while !ended {
-            ended = self.run.ends_within(pause);
+            let news = self.source.wait(pause);
             let start = Instant::now();
-            state = self.state().unwrap_or_else(|error| {
+            let drawn = news.and_then(|has_ended| {
+                ended = has_ended;
+                self.state()
+            });
+            state = drawn.unwrap_or_else(|error| {
+                ended = true;
                 let said = error.to_string();
-                State { figure: Figure::stack([state.figure.clone(), paragraph(&said)]), line: said }
+                State { figure: Figure::stack([state.figure, paragraph(&said)]), line: said }
             });
             display.update(state.data(), (!ended).then(|| self.lost()).as_deref());
             pause = rest(start);
@@ -84,9 +162,8 @@ impl Follower {
     }
 
     fn state(&self) -> Result<State> {
-        let model = Engine::with_threads(&self.run.params()?, 1)?;
-        let guesses = fill_mask(&model, &self.tokenizer, &self.probe, GUESSES)?;
-        let progress = self.run.progress();
+        let (progress, params) = self.source.now()?;
+        let guesses = fill_mask(&Engine::with_threads(&params, 1)?, &self.tokenizer, &self.probe, GUESSES)?;
         let line = progress.to_string();
         let figure = [plot::progress(&[&progress])?, paragraph(&line), markup::predictions(&guesses)];
         Ok(State { figure: Figure::stack(figure), line })
@@ -94,8 +171,17 @@ impl Follower {
 
     /// What is to be read where it ends without a last state.
     fn lost(&self) -> String {
-        let dir = self.run.dir();
-        format!("The kernel has ended, and the training with it. Run::resume({dir:?}, …) goes on from its last state.")
+        match &self.source {
+            Source::Run(run) => {
+                let dir = run.dir();
+                format!(
+                    "The kernel has ended, and the training with it. Run::resume({dir:?}, …) goes on from its last state."
+                )
+            }
+            Source::Folder { dir, .. } => {
+                format!("The kernel has ended. The training in {} is another process's.", dir.display())
+            }
+        }
     }
 }
 

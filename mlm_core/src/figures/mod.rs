@@ -1,7 +1,7 @@
 //! What there is to look at: figures that a notebook shows inline.
 
 pub(crate) mod figure;
-mod live;
+pub(crate) mod live;
 pub mod markup;
 pub mod plot;
 #[cfg(feature = "cli")]

@@ -18,9 +18,10 @@ use crate::error::{Error, Result};
 use crate::kernel;
 use crate::model::config::ModelConfig;
 use crate::model::params::Params;
+use crate::training::checkpoint::Checkpoint;
 use crate::training::curve::LossCurve;
 use crate::training::history::History;
-use crate::training::run::{BackEnd, Texts, Training, TrainingConfig, TrainingStep};
+use crate::training::run::{BackEnd, CHECKPOINTS, Texts, Training, TrainingConfig, TrainingStep, is_occupied};
 
 /// The time between two states that are written: what a power failure costs at most.
 const AUTOSAVE_SECONDS: f64 = 30.0;
@@ -131,8 +132,11 @@ impl fmt::Display for RunProgress {
                 if let Some(lr) = self.lr {
                     write!(f, "  learning rate {lr:.1e}")?;
                 }
-                if let (Some(speed), Some(left)) = (self.tokens_per_second, self.seconds_left) {
-                    write!(f, "  {speed:.0} tokens/s  {left:.0} s left")?;
+                if let Some(speed) = self.tokens_per_second {
+                    write!(f, "  {speed:.0} tokens/s")?;
+                }
+                if let Some(left) = self.seconds_left {
+                    write!(f, "  {left:.0} s left")?;
                 }
                 Ok(())
             }
@@ -144,6 +148,33 @@ impl fmt::Display for RunProgress {
 }
 
 impl RunProgress {
+    /// How far the training in a folder was when it was last saved, by whatever process.
+    pub(crate) fn saved_in(dir: &Path) -> Result<Self> {
+        let folder = &dir.join(CHECKPOINTS);
+        let occupied = is_occupied(dir)?;
+        let expected = "a training that this version has begun";
+        let Some(Checkpoint { progress, .. }) = Checkpoint::latest(folder)? else {
+            return Err(Error::content(folder, "checkpoints", expected, "none"));
+        };
+        let Some((steps, steps_per_epoch)) = progress.planned else {
+            return Err(Error::content(folder, "the planned steps", expected, "none"));
+        };
+        let step = progress.steps as usize;
+        let mut history = History::new(dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy());
+        for record in progress.records {
+            history.push(record)?;
+        }
+        let seconds_left = (step > 0).then(|| progress.seconds * (steps - step) as f64 / step as f64);
+        let state = match occupied {
+            _ if step == steps => RunState::Finished,
+            true => RunState::Training,
+            false => RunState::Stopped,
+        };
+        let tokens_per_second = history.records().last().and_then(|record| record.tokens_per_second);
+        let curve = progress.curve;
+        Ok(Self { state, step, steps, steps_per_epoch, lr: None, tokens_per_second, seconds_left, history, curve })
+    }
+
     /// The mean training loss over the last steps, in nats: of a twentieth of those taken, or of one where that is less.
     pub fn loss(&self) -> Option<f64> {
         let points = self.curve.points(self.step);

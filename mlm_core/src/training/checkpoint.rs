@@ -52,6 +52,9 @@ pub(crate) struct Progress {
     /// Checkpoints of the first versions have none.
     #[serde(default)]
     pub(crate) curve: LossCurve,
+    /// Steps in all, and of an epoch. Nor have they these.
+    #[serde(default)]
+    pub(crate) planned: Option<(usize, usize)>,
 }
 
 /// Sums over the steps of the epoch that has begun.
@@ -92,6 +95,11 @@ impl Checkpoint {
     /// The latest checkpoint of a folder, if it has any.
     pub(crate) fn latest(folder: &Path) -> Result<Option<Self>> {
         all(folder)?.last().map(|(_, path)| Self::load(path)).transpose()
+    }
+
+    /// After how many steps the latest one was written.
+    pub(crate) fn latest_step(folder: &Path) -> Result<Option<u32>> {
+        Ok(all(folder)?.last().map(|&(steps, _)| steps))
     }
 
     fn load(path: &Path) -> Result<Self> {

@@ -7,7 +7,8 @@ use std::fs::{self, File, TryLockError};
 use std::iter;
 use std::mem;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device};
 use rand::rngs::StdRng;
@@ -33,7 +34,7 @@ use crate::training::curve::LossCurve;
 use crate::training::history::{EpochRecord, History};
 use crate::training::optimizer::{AdamW, AdamWConfig, Schedule};
 
-const CHECKPOINTS: &str = "checkpoints";
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
 const LOCK: &str = "training.lock";
 
 /// The entries of a plan that say nothing to a reader.
@@ -450,6 +451,7 @@ impl Training {
             epoch: self.epoch.clone(),
             records: self.history.records().to_vec(),
             curve: self.curve.clone(),
+            planned: Some((self.steps, self.steps_per_epoch())),
         };
         let numbers = [params.as_slice(), first, second].map(<[f32]>::to_vec);
         Checkpoint { progress, numbers }.save(&self.dir.join(CHECKPOINTS))?;
@@ -508,12 +510,28 @@ fn occupy(dir: &Path) -> Result<File> {
     }
     files::create_folder(dir)?;
     let lock = File::create(path).map_err(|source| Error::writing(path, source))?;
-    match lock.try_lock() {
+    let locked = lock.try_lock().or_else(|_| {
+        // Perhaps somebody is just looking whether a process is at it.
+        thread::sleep(Duration::from_millis(100));
+        lock.try_lock()
+    });
+    match locked {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => {
             Err(Error::content(dir, "the folder", "one into which no other process trains", "one with a process at it"))
         }
         Err(TryLockError::Error(source)) => Err(Error::writing(path, source)),
+    }
+}
+
+/// Whether a process, perhaps this one, trains into a folder.
+pub(crate) fn is_occupied(dir: &Path) -> Result<bool> {
+    let path = &dir.join(LOCK);
+    let lock = File::open(path).map_err(|source| Error::reading(path, source))?;
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(source)) => Err(Error::reading(path, source)),
     }
 }
 
