@@ -67,6 +67,11 @@ def test_committed_notebook_is_short_and_has_its_outputs(path):
     assert not [cell.source for cell in cells if "()" in shown(cell)], "a loop at the end of a cell needs a semicolon"
     executed = code_cells(nbformat.read(ROOT / "target/notebooks" / path.name, as_version=4))
     for cell, again in zip(cells, executed, strict=True):
+        if "run." in cell.source:
+            # A training in the background prints what there is by then, and its thousands of steps end a little differently
+            # on each machine.
+            assert [any("finished" in line for line in shown(some)) for some in (cell, again)] == [True, True]
+            continue
         lines = list(zip(shown(cell), shown(again), strict=True))
         same = say_the_same if path in MEASURING else is_same
         assert [pair for pair in lines if not same(*pair)] == [], cell.source
@@ -80,8 +85,12 @@ def test_notebook_08_recovers_every_word_and_shows_its_figures():
     assert float(last_loss) <= 0.15
     figures = [out.data["text/html"] for cell in cells for out in cell.outputs if "text/html" in out.get("data", {})]
     images = [out.data["image/svg+xml"] for cell in cells for out in cell.outputs if "image/svg+xml" in out.get("data", {})]
-    assert (len(images), len(figures)) == (4, 11)
-    assert sum(figure.count("data:image/svg+xml;base64,") for figure in figures) == len(images) + 2
+    assert (len(images), len(figures)) == (4, 12)
+    assert sum(figure.count("data:image/svg+xml;base64,") for figure in figures) == len(images) + 3
+    (live,) = [cell for cell in cells if "run.live" in cell.source]
+    losses = [float(loss) for loss in re.search(r"loss ([\d.]+)  validation ([\d.]+)  finished", str(live.outputs)).groups()]
+    assert losses[0] < 0.5 and losses[1] > 8, "learned by heart"
+    assert "conditions" in str(live.outputs)
 
 
 def test_any_cell_of_notebook_08_runs_again_and_trains_to_the_same_numbers(kernel):

@@ -104,8 +104,11 @@ struct Losses<'a> {
 }
 
 fn losses(runs: &[Losses<'_>], x: &str, last: usize, description: String) -> Result<Figure> {
-    let losses = runs.iter().flat_map(|run| run.train.iter().chain(&run.validation)).map(|&(_, loss)| loss);
-    let highest = losses.max_by(f64::total_cmp).unwrap_or(1.0);
+    let points = || runs.iter().flat_map(|run| run.train.iter().chain(&run.validation)).copied();
+    let highest = points().map(|(_, loss)| loss).max_by(f64::total_cmp).unwrap_or(1.0);
+    // The loss on text held back may rise to where the legend would be.
+    let covers = |(x, loss): (usize, f64)| x as f64 > 0.6 * last as f64 && loss > 0.7 * highest;
+    let legend = if points().any(covers) { SeriesLabelPosition::MiddleRight } else { SeriesLabelPosition::UpperRight };
 
     let mut source = String::new();
     {
@@ -155,7 +158,7 @@ fn losses(runs: &[Losses<'_>], x: &str, last: usize, description: String) -> Res
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(legend)
             .legend_area_size(32)
             .margin(8)
             .background_style(WHITE.mix(0.9))
