@@ -1,0 +1,186 @@
+"""JupyterLab in Chromium, driven through a copy of notebook 08: `scripts/browser` calls it."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import nbformat
+from playwright.sync_api import sync_playwright
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+PICTURES = ROOT / "target/browser"
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+# Notebooks and folders of runs that are made here, and removed.
+OWN, UNTRUSTED = NOTEBOOKS / "browser.ipynb", NOTEBOOKS / "browser_untrusted.ipynb"
+RUN, LONG_RUN = "models/browser", "models/browser_long"
+MORE_CELLS = [
+    f'let plan = TrainingConfig {{ epochs: 100_000, ..plan }};\nlet run = Run::resume("{LONG_RUN}", &texts, &model, &plan, &engine)?;',
+    'run.live("You may add Your own [MASK] statement")?;',
+]
+# How the cells of the two figures are known.
+FIRST, LONG = "Subject to the terms", "own [MASK] statement"
+# Cell by cell: its code, its prompt, what it shows as text, and its drawings.
+CELLS = """() => [...document.querySelectorAll(".jp-Notebook .jp-CodeCell")].map(cell => ({
+    code: cell.querySelector(".cm-content")?.innerText || "",
+    prompt: cell.querySelector(".jp-InputPrompt")?.innerText || "",
+    text: [...cell.querySelectorAll(".jp-OutputArea-output")].map(output => output.innerText).join("\\n"),
+    images: [...cell.querySelectorAll(".jp-OutputArea-output img")].map(image => image.naturalWidth > 0 ? image.src : ""),
+}))"""
+
+
+def main():
+    if not CHROMIUM:
+        sys.exit("browser: Chromium is missing; install it (on Debian: apt install chromium), or set CHROMIUM to a Chrome")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    try:
+        clean()
+        write_notebook()
+        with jupyterlab() as (server, token), sync_playwright() as playwright:
+            options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+            # So high that all cells are drawn.
+            page = browser.new_page(viewport={"width": 1200, "height": 18_000})
+            address = f"{server}/lab/workspaces/browser/tree/notebooks/{{}}?reset&token={token}"
+            check(page, address)
+            browser.close()
+    finally:
+        clean()
+    print(f"browser: all passed; pictures are in {PICTURES.relative_to(ROOT)}/")
+
+
+def check(page, address):
+    visit(page, address.format(OWN.name))
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    states = watch(page, FIRST, until=lambda cells: all(re.search(r"\d", cell["prompt"]) for cell in cells))
+    require(len(states) >= 6, f"the figure changes while later cells run: {len(states)} states")
+    require("finished" in states[-1], "its last state is that of the run's end")
+    cells = page.evaluate(CELLS)
+    require(not [cell["text"] for cell in cells if "end of cell" in cell["text"]], "nothing of the protocol is seen")
+    page.screenshot(path=PICTURES / "run_all.png")
+
+    # The last two cells have started a longer run, and show it.
+    require(len(watch(page, LONG, seconds=4)) >= 3, "a figure changes while no cell runs")
+    save(page)
+    page.reload()
+    ready(page)
+    require(len(watch(page, LONG, seconds=0)) == 1, "after a reload of the page it is there as it was saved")
+    run_cell(page, LONG)
+    require(len(watch(page, LONG, seconds=6)) >= 3, "and changes again when its cell is run again")
+    page.keyboard.press("Escape")
+    page.keyboard.press("b")
+    page.keyboard.press("Enter")
+    page.keyboard.type("run.stop()?;")
+    page.keyboard.press("Control+Enter")
+    stopped = watch(page, LONG, until=lambda cells: "stopped" in one(cells, LONG)["text"])
+    require("stopped" in stopped[-1], "it ends as the run does")
+    save(page)
+    page.screenshot(path=PICTURES / "stopped.png")
+
+    # Trust is a signature of the content.
+    notebook = nbformat.read(OWN, as_version=4)
+    notebook.cells[0].source += "\n\nNot the notebook that was signed."
+    nbformat.write(notebook, UNTRUSTED)
+    visit(page, address.format(UNTRUSTED.name))
+    for code, end in ((FIRST, "finished"), (LONG, "stopped")):
+        (state,) = watch(page, code, seconds=0)
+        require(end in state, f"whoever opens the notebook sees the figure as it {end}")
+    page.screenshot(path=PICTURES / "untrusted.png")
+
+
+def require(holds, what):
+    print(f"browser: {'ok' if holds else 'FAILED'}: {what}", flush=True)
+    if not holds:
+        sys.exit(1)
+
+
+def visit(page, address):
+    page.goto(address)
+    ready(page)
+
+
+def ready(page):
+    """Waits until the notebook is drawn, and its kernel waits for cells."""
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
+    # It draws the cells below the first ones a little later.
+    page.wait_for_function(f"() => ({CELLS})().some(cell => cell.code.includes({json.dumps(LONG)}))", timeout=60_000)
+
+
+def one(cells, code):
+    (cell,) = [cell for cell in cells if code in cell["code"]]
+    return cell
+
+
+def watch(page, code, until=lambda cells: False, seconds=180):
+    """The states of a cell's figure, as text and drawing, until a condition holds or so many seconds have passed."""
+    states, end = [], time.monotonic() + seconds
+    while True:
+        cells = page.evaluate(CELLS)
+        state = "".join([one(cells, code)["text"], *one(cells, code)["images"]])
+        if one(cells, code)["images"] and state not in states[-1:]:
+            states.append(state)
+        if until(cells) or time.monotonic() > end:
+            return states
+        page.wait_for_timeout(100)
+
+
+def run_cell(page, code):
+    page.locator(".jp-CodeCell", has_text=code).locator(".cm-content").click()
+    page.keyboard.press("Control+Enter")
+
+
+def save(page):
+    page.keyboard.press("Control+s")
+    page.wait_for_timeout(2_000)
+
+
+def write_notebook():
+    (path,) = NOTEBOOKS.glob("08_*.ipynb")
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+            cell.source = cell.source.replace("models/licence", RUN)
+    notebook.cells += [nbformat.v4.new_code_cell(source) for source in MORE_CELLS]
+    nbformat.write(notebook, OWN)
+
+
+def clean():
+    for notebook in (OWN, UNTRUSTED):
+        notebook.unlink(missing_ok=True)
+    for folder in (RUN, LONG_RUN):
+        shutil.rmtree(NOTEBOOKS / folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def jupyterlab():
+    """Started as a teacher starts it, but for the browser; gives its address and its token."""
+    lab = subprocess.Popen(
+        [ROOT / "scripts/lab"], env={**os.environ, "BROWSER": "true"}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )
+    try:
+        for line in lab.stdout:
+            if found := re.search(r"(http://127\.0\.0\.1:\d+)/lab\S*\?token=(\w+)", line):
+                break
+        else:
+            sys.exit("browser: JupyterLab has not started")
+        threading.Thread(target=lambda: [None for _ in lab.stdout], daemon=True).start()
+        yield found.groups()
+    finally:
+        os.killpg(lab.pid, signal.SIGTERM)  # it ends its kernels
+        lab.wait()
+
+
+if __name__ == "__main__":
+    main()
