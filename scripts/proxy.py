@@ -180,7 +180,7 @@ class Proxy:
         endpoint.linger = 500
         endpoint.set_hwm(0)  # nothing is dropped
         if kind == zmq.ROUTER:
-            endpoint.router_handover = 1
+            endpoint.router_handover = 1  # a front end may come again before its last connection is known to have ended
         if name:
             endpoint.identity = name
         return endpoint

@@ -43,11 +43,11 @@ def resume(folder, config="long"):
     return f'let run = Run::resume("{folder}", &texts, &model, &{config}, &back_end)?;'
 
 
-def runs(kernel):
-    """How many threads of the kernel's processes are runs; Linux tells their names."""
+def runs(kernel, name="mlm_core run"):
+    """How many threads of the kernel's processes have that name; Linux tells it."""
     if sys.platform != "linux":
         pytest.skip("counts threads as Linux shows them")
-    return sum(threads(pid).count("mlm_core run") for pid, _, _ in processes(kernel.pid))
+    return sum(threads(pid).count(name) for pid, _, _ in processes(kernel.pid))
 
 
 def threads(pid):
@@ -108,8 +108,13 @@ def test_a_live_figure_changes_while_later_cells_run(kernels, tmp_path):
     figures = [state["content"]["data"]["text/html"] for state in [first, *later]]
     assert all("<svg" not in figure and "cake" in figure and len(figure) < 100_000 for figure in figures[1:])
     assert "Run::resume" not in figures[-1]
-    # It shows what has ended, too.
+    # It shows what has ended, too, and moves in one place.
     (only,) = follow(kernel, 'run.live("the [MASK] is a lie")?;', until="finished")
+    kernel.expect(resume(tmp_path / "long"))
+    for _ in range(5):
+        kernel.expect('run.live("the [MASK] is a lie")?;')
+    time.sleep(2)
+    assert runs(kernel) == 1 and runs(kernel, "mlm_core live") == 1
     succeeded, shown = kernel.run('run.live("no gap")?;')
     assert not succeeded and "[MASK]" in shown
     kernel.expect("drop(run);")

@@ -1,5 +1,6 @@
-//! Takes what the notebook's kernel lacks to its launcher (`scripts/proxy.py` has the protocol): which cells fail, and displays
-//! that change. And takes the stop button's word to long calls. Elsewhere than in that kernel nothing happens.
+//! Takes to the launcher of the notebook's kernel what the kernel does not tell it: which cells fail, and displays that change;
+//! and takes the stop button's word from there to long calls. `scripts/proxy.py` has the protocol. In another kernel, and in a
+//! program, nothing happens.
 //!
 //! A cell that panics, or whose `?` fails, says so to evcxr in a line of its own on stdout. So stdout becomes a pipe whose
 //! other end is read here, and every line goes on to evcxr.
@@ -27,6 +28,9 @@ const KERNEL: &str = "evcxr_jupyter";
 /// The lines by which a cell speaks to evcxr.
 const FAILED: [&[u8]; 2] = [b"EVCXR_ERROR_OCCURRED", b"EVCXR_PANIC_NOTIFICATION"];
 const COMPLETE: &[u8] = b"EVCXR_EXECUTION_COMPLETE";
+
+/// The launcher takes no longer line (in bytes).
+const LONGEST_LINE: usize = 190_000;
 
 /// How long the launcher may take to read; then it is done without.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -165,10 +169,15 @@ fn attach() -> io::Result<Option<Launcher>> {
 }
 
 impl Launcher {
+    /// Unless it is too long; a figure then stays as it is.
     fn say(&self, message: &Value) {
+        let line = format!("{message}\n");
+        if line.len() > LONGEST_LINE {
+            return;
+        }
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(open) = connection.as_mut() else { return };
-        if open.write_all(format!("{message}\n").as_bytes()).is_err() {
+        if open.write_all(line.as_bytes()).is_err() {
             // Perhaps in the middle of a line.
             let _ = open.shutdown(Shutdown::Both);
             *connection = None;

@@ -9,8 +9,10 @@
 //! engine     the back end by hand: one operation a file
 //! analysis   evaluate, predict
 //! training   optimizer, history -> checkpoint -> run (a training without a notebook) -> background (while a notebook goes on)
-//! figures    plot, markup
+//! figures    plot, markup, live
 //! ```
+//!
+//! `kernel.rs` stands before them all: what a long call and a figure that changes need of the notebook's kernel.
 //!
 //! | step | types and functions |
 //! | --- | --- |
@@ -20,7 +22,7 @@
 //! | in and out | `save_pretrained`, `from_pretrained` of [`Params`] and [`Tokenizer`]; `save`, `load` of [`History`] |
 //! | training | [`Gradients`], [`AdamW`], [`Schedule`], [`History`]; [`Training`], which can be interrupted; [`Run`], in the background |
 //! | what it has learned | [`evaluate`], [`recovery`], [`fill_mask`] |
-//! | to look at | [`plot`], [`markup`], [`Figure`] |
+//! | to look at | [`plot`], [`markup`], [`Figure`]; [`Run::live`] and [`live()`], which change |
 //!
 //! Shapes are made of these sizes: `batch` sequences of at most `seq` tokens, `tokens` of them in all and `masked` of them
 //! to recover; a vocabulary of `vocab`; `d_model` numbers for a token between the `layers`, `heads` times `head_dim` of

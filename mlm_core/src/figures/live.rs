@@ -1,8 +1,9 @@
 //! Takes a training that goes on, shows a [`Figure`] of it that changes while later cells run; what is in it is left to
 //! [`crate::figures::plot`] and [`crate::figures::markup`].
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::analysis::predict::fill_mask;
 use crate::engine::Engine;
+use crate::engine::pool::lock;
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
 use crate::figures::{markup, plot};
@@ -29,9 +31,13 @@ const REST: u32 = 50;
 /// How many guesses for a gap are shown.
 const GUESSES: usize = 3;
 
+/// How often the training in a folder has been shown. A cell that is run again must not leave its figure's thread behind.
+static SHOWN: Mutex<BTreeMap<PathBuf, usize>> = Mutex::new(BTreeMap::new());
+
 impl Run {
     /// Shows the losses so far, how far it is and what the model puts into the gaps of `probe`, and changes that about once a
-    /// second until the run ends, whatever cells run meanwhile. Without this repository's kernel it is a figure of now.
+    /// second until the run ends, whatever cells run meanwhile. It moves in one place: where it is shown again, the figure of
+    /// before stays as it is. Without this repository's kernel it is a figure of now.
     ///
     /// # Errors
     /// When the training has failed; when `probe` has no `[MASK]`, or is too long for the model.
@@ -56,7 +62,7 @@ pub fn live(dir: impl AsRef<Path>, probe: &str) -> Result<()> {
 fn show(source: Source, probe: &str) -> Result<Option<JoinHandle<()>>> {
     let start = Instant::now();
     let tokenizer = Tokenizer::from_pretrained(source.dir())?;
-    let follower = Follower { source, tokenizer, probe: probe.to_owned() };
+    let mut follower = Follower { source, tokenizer, probe: probe.to_owned(), shown: 0 };
     let ended = follower.source.has_ended()?;
     let state = follower.state()?;
     let Some(display) = Display::show(state.data(), (!ended).then(|| follower.lost()).as_deref()) else {
@@ -66,6 +72,12 @@ fn show(source: Source, probe: &str) -> Result<Option<JoinHandle<()>>> {
     if ended {
         return Ok(None);
     }
+    follower.shown = {
+        let mut shown = lock(&SHOWN);
+        let times = shown.entry(follower.source.dir().to_owned()).or_default();
+        *times += 1;
+        *times
+    };
     let pause = rest(start);
     let thread = thread::Builder::new().name("mlm_core live".to_owned());
     let thread = thread.spawn(move || follower.follow(&display, state, pause));
@@ -131,6 +143,8 @@ struct Follower {
     source: Source,
     tokenizer: Tokenizer,
     probe: String,
+    /// Which one it is of those that have drawn this training.
+    shown: usize,
 }
 
 /// A figure, and what it says in a line.
@@ -140,7 +154,7 @@ struct State {
 }
 
 impl Follower {
-    /// Draws until the training has ended, for the last time then.
+    /// Draws until the training has ended or is shown elsewhere, for the last time then.
     fn follow(mut self, display: &Display, mut state: State, mut pause: Duration) {
         kernel::background();
         let mut ended = false;
@@ -153,9 +167,12 @@ impl Follower {
             });
             state = drawn.unwrap_or_else(|error| {
                 ended = true;
-                let said = error.to_string();
-                State { figure: Figure::stack([state.figure, paragraph(&said)]), line: said }
+                state.with(error.to_string())
             });
+            if lock(&SHOWN)[self.source.dir()] != self.shown {
+                ended = true;
+                state = state.with("It goes on below the cell that has shown it last.".to_owned());
+            }
             display.update(state.data(), (!ended).then(|| self.lost()).as_deref());
             pause = rest(start);
         }
@@ -186,6 +203,11 @@ impl Follower {
 }
 
 impl State {
+    /// With something more to say.
+    fn with(self, said: String) -> Self {
+        Self { figure: Figure::stack([self.figure, paragraph(&said)]), line: said }
+    }
+
     fn data(&self) -> Value {
         json!({ "text/html": self.figure.to_html(), "text/plain": self.line })
     }
