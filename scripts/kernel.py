@@ -168,7 +168,7 @@ def run(connection_file):
             seed(folder)
         front = json.loads(pathlib.Path(connection_file).read_text(encoding="utf-8"))
         own_file, back = write_connection_file(str(folder / "connection.json"), key=front["key"].encode())
-        proxy = Proxy(front, back)
+        proxy = Proxy(front, back, ATTACH)
         kernel = subprocess.Popen(
             [LAB / "bin/evcxr_jupyter", "--control_file", own_file],
             env={**os.environ, **configure(folder), **proxy.environment()},

@@ -152,8 +152,10 @@ class Library:
 
 
 class Proxy:
-    def __init__(self, front, back):
-        """Takes the contents of two connection files: Jupyter's, whose ports it serves, and evcxr's."""
+    def __init__(self, front, back, attach):
+        """Takes the contents of two connection files: Jupyter's, whose ports it serves, and evcxr's; and the code by which the
+        library connects."""
+        self.attach = attach
         self.session = Session(
             key=front["key"].encode(), signature_scheme=front.get("signature_scheme", "hmac-sha256"), username="kernel"
         )
@@ -174,6 +176,7 @@ class Proxy:
         self.cell = None  # the one that evcxr has
         self.displays = collections.OrderedDict()
         self.ready = False  # whether what evcxr publishes arrives
+        self.lost = False  # whether the process that runs the cells has ended, and no cell has said so
 
     def _socket(self, kind, name=None):
         endpoint = self.context.socket(kind)
@@ -282,7 +285,7 @@ class Proxy:
             if passes:
                 self.front["iopub"].send_multipart(frames)
         elif frames[0] == b"proxy":
-            pass  # the answer to a greeting
+            pass  # the answer to what this proxy has asked
         elif channel == "shell" and self._answers_cell(frames):
             self.cell.reply = frames
             self.cell.reply_until = time.monotonic() + LAG
@@ -311,7 +314,7 @@ class Proxy:
             self.ready = kind == "status" and content["execution_state"] == "idle"
             return False
         if not self.cell or parent.get("msg_id") != self.cell.message["header"]["msg_id"]:
-            return parent.get("session") != self.session.session  # else it speaks of a greeting
+            return parent.get("session") != self.session.session  # else it speaks of what this proxy has asked
         if kind == "stream":
             return self._stream(content["name"], content["text"])
         if kind == "status" and content["execution_state"] == "idle":
@@ -339,6 +342,11 @@ class Proxy:
         late = cell.reply_until and time.monotonic() > cell.reply_until
         if not cell.reply or (cell.fences and not late):
             return
+        if self.lost:
+            self._say(ENDED)
+            # The next process is there, and must hear the stop button when the next cell begins.
+            self.session.send(self.back["shell"], "execute_request", {"code": self.attach}, ident=[b"proxy"])
+            self.lost = False
         self.cell = None
         start = cell.reply.index(DELIM) + 2
         content = json.loads(cell.reply[start + 3])
@@ -370,8 +378,7 @@ class Proxy:
     def _listen(self):
         for said in self.library.lines():
             if said is None:
-                if self.cell:
-                    self._say(ENDED)
+                self.lost = True
                 self._lose_displays()
             elif not isinstance(said, dict):
                 continue

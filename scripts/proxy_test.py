@@ -88,7 +88,7 @@ class Library:
 def ends(tmp_path):
     """A proxy with its kernel and a front end."""
     (front_file, front), (_, back) = (write_connection_file(str(tmp_path / name), key=b"a key") for name in ("front", "back"))
-    kernel, proxy, stopped = Kernel(back), Proxy(front, back), threading.Event()
+    kernel, proxy, stopped = Kernel(back), Proxy(front, back, "attach()"), threading.Event()
     thread = threading.Thread(target=proxy.serve, args=(lambda: not stopped.is_set(),))
     thread.start()
     client = BlockingKernelClient(connection_file=front_file)
@@ -268,13 +268,17 @@ def test_the_stop_button_asks_the_library_first_and_kills_when_pressed_again(end
     assert answer(timeout=SECONDS)["content"] == {"status": "ok"}
     library.socket.close()
     library.lines.close()
+    kernel.answer(message, status="error", execution_count=2)
     (ended,) = published(client, "stream")
     assert ended["content"]["text"] == ENDED
-    kernel.answer(message, status="error", execution_count=2)
     assert client.get_shell_msg(timeout=SECONDS)["content"]["status"] == "error"
-    # The next process has no library yet.
+    # The next process is told to connect before any cell, and no front end sees it.
+    assert kernel.run() == "attach()"
+    with pytest.raises(queue.Empty):
+        client.get_iopub_msg(timeout=0.5)
+    # As long as it has not, the button kills.
     client.execute("long()")
-    kernel.take()
+    assert kernel.take()["content"]["code"] == "long()"
     press_stop(client)
     assert kernel.take("control")["msg_type"] == "interrupt_request"
 

@@ -164,9 +164,9 @@ impl RunProgress {
         for record in progress.records {
             history.push(record)?;
         }
-        let seconds_left = (step > 0).then(|| progress.seconds * (steps - step) as f64 / step as f64);
+        let seconds_left = (step > 0).then(|| progress.seconds * steps.saturating_sub(step) as f64 / step as f64);
         let state = match occupied {
-            _ if step == steps => RunState::Finished,
+            _ if step >= steps => RunState::Finished,
             true => RunState::Training,
             false => RunState::Stopped,
         };
