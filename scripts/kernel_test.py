@@ -134,7 +134,7 @@ def test_executing_a_notebook_stops_at_a_failed_cell(failure, tmp_path):
 
 STOPPED = """\
 let lines = Corpus::from_file("../data/five_sentences.txt", Layout::Lines)?;
-let long = lines.repeat(400_000)?;
+let long = lines.repeat(1_000_000)?;
 let tokenizer = Tokenizer::train(&lines, 1000, true)?;
 let model = ModelConfig::new(tokenizer.vocab());
 let train = tokenizer.encode_corpus(&lines.repeat(200)?, 32)?.sequences;
@@ -149,9 +149,9 @@ let config = TrainingConfig { epochs: 100_000, ..TrainingConfig::default() };
 LONG_CALLS = {
     "loop { engine.forward(&batches[0], Mode::Evaluate)?; }": "",
     "evaluate(&engine, &many)?;": r"evaluating: \d+ of 200000 batches, \d+ %, \d+ s left",
-    "recovery(&engine, &tokenizer, &lines.repeat(4_000)?)?;": r"recovering: \d+ of 132000 words, \d+ %, \d+ s left",
-    "tokenizer.encode_corpus(&long, 32)?;": r"encoding: \d+ of 2000000 sentences, \d+ %, \d+ s left",
-    "Tokenizer::train(&long, 1000, true)?;": r"counting words: \d+ of 2000000 sentences, \d+ %, \d+ s left",
+    "recovery(&engine, &tokenizer, &lines.repeat(40_000)?)?;": r"recovering: \d+ of 1320000 words, \d+ %, \d+ s left",
+    "tokenizer.encode_corpus(&long, 32)?;": r"encoding: \d+ of 5000000 sentences, \d+ %, \d+ s left",
+    "Tokenizer::train(&long, 1000, true)?;": r"counting words: \d+ of 5000000 sentences, \d+ %, \d+ s left",
     "run.wait()?;": r"step \d+ of",
 }
 
@@ -162,13 +162,13 @@ def test_the_stop_button_ends_a_call_of_the_library_and_keeps_the_variables(kern
     folder = json.dumps(str(tmp_path / "run"))
     kernel.expect(f"let run = Run::start({folder}, &texts, &model, &config, &BackEnd::Engine(EngineConfig::default()))?;")
     while_it_is_compiled = [(code, "", 0.1) for code in list(LONG_CALLS)[:1]]
-    for code, says, seconds in [*while_it_is_compiled, *((code, says, 2.5) for code, says in LONG_CALLS.items())]:
+    for code, says, seconds in [*while_it_is_compiled, *((code, says, 4) for code, says in LONG_CALLS.items())]:
         with kernel.stop_pressed_after(seconds + random.uniform(0, 0.3)) as pressed:
             succeeded, shown = kernel.run(code)
         assert time.monotonic() - pressed[0] < 3, code
         assert not succeeded and "interrupted by the stop button" in shown, f"{code}\n{shown}"
         assert re.search(says, shown), shown
-        assert "[2000000 200000]" in kernel.expect('println!("[{} {}]", long.len(), many.len());')
+        assert "[5000000 200000]" in kernel.expect('println!("[{} {}]", long.len(), many.len());')
     assert "Training" in kernel.expect('println!("{:?}", run.progress().state); drop(run);')
 
 
