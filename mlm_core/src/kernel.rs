@@ -93,7 +93,7 @@ impl Display {
 }
 
 /// A line below a cell that says how far a long call is: where it takes more than a second, and not in the background.
-pub(crate) struct Progress {
+pub(crate) struct ProgressLine {
     doing: &'static str,
     unit: &'static str,
     total: usize,
@@ -101,7 +101,7 @@ pub(crate) struct Progress {
     shown: Option<(Display, Instant)>,
 }
 
-impl Progress {
+impl ProgressLine {
     /// Of doing something with so many of a unit.
     pub(crate) fn new(doing: &'static str, total: usize, unit: &'static str) -> Self {
         Self { doing, unit, total, start: Instant::now(), shown: None }

@@ -105,9 +105,10 @@ pub use text::corpus::{Corpus, Layout};
 pub use text::masking::{MaskedTokens, Masker, Masking, Treatment};
 pub use text::tokenizer::{SPECIAL_TOKENS, SpecialIds, Tokenizer};
 pub use text::windows::EncodedCorpus;
-pub use training::background::{Run, RunProgress, RunState};
+pub use training::background::Run;
 pub use training::history::{EpochRecord, History};
 pub use training::optimizer::{AdamW, AdamWConfig, Schedule};
+pub use training::progress::{RunProgress, RunState};
 pub use training::run::{BackEnd, Texts, Training, TrainingConfig, TrainingStep};
 pub use vectors::Vectors;
 

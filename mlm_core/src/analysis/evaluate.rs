@@ -5,7 +5,7 @@ use candle_core::{D, DType, Device};
 use candle_nn::ops::log_softmax;
 
 use crate::error::{Error, Result};
-use crate::kernel::Progress;
+use crate::kernel::ProgressLine;
 use crate::model::encoder::{Encoder, Mode};
 use crate::text::batch::Batch;
 use crate::text::corpus::Corpus;
@@ -32,7 +32,7 @@ pub struct Evaluation {
 /// When there is no batch, or one does not fit the model.
 pub fn evaluate(encoder: &dyn Encoder, batches: &[Batch]) -> Result<Evaluation> {
     let (mut loss, mut correct, mut masked) = (0.0, 0, 0);
-    let mut progress = Progress::new("evaluating", batches.len(), "batches");
+    let mut progress = ProgressLine::new("evaluating", batches.len(), "batches");
     for (nth, batch) in batches.iter().enumerate() {
         progress.at(nth)?;
         encoder.config().check_targets(batch)?;
@@ -110,7 +110,7 @@ pub fn recovery(encoder: &dyn Encoder, tokenizer: &Tokenizer, corpus: &Corpus) -
         }
     }
     let mut words = Vec::with_capacity(tasks.len());
-    let mut progress = Progress::new("recovering", tasks.len(), "words");
+    let mut progress = ProgressLine::new("recovering", tasks.len(), "words");
     for tasks in tasks.chunks(RECOVERY_BATCH) {
         progress.at(words.len())?;
         let mut batch = Batch::with_gaps([], tokenizer.special().mask);

@@ -19,9 +19,10 @@ use crate::figures::{markup, plot};
 use crate::kernel::{self, Display};
 use crate::model::params::Params;
 use crate::text::tokenizer::Tokenizer;
-use crate::training::background::{Run, RunProgress, Shared};
+use crate::training::background::{Run, Shared};
 use crate::training::checkpoint::Checkpoint;
-use crate::training::run::{CHECKPOINTS, is_occupied};
+use crate::training::folder;
+use crate::training::progress::RunProgress;
 
 /// The time between two states of the figure is at least this, and so many times what it takes to draw one: the training needs
 /// the cores.
@@ -116,7 +117,7 @@ impl Source {
     fn has_ended(&self) -> Result<bool> {
         match self {
             Self::Run(run) => Ok(run.ends_within(Duration::ZERO)),
-            Self::Folder { dir, .. } => Ok(!is_occupied(dir)?),
+            Self::Folder { dir, .. } => Ok(!folder::is_occupied(dir)?),
         }
     }
 
@@ -127,8 +128,8 @@ impl Source {
             Self::Folder { dir, seen } => loop {
                 thread::sleep(time);
                 // In this order: what is saved last is there when the folder is free.
-                let ended = !is_occupied(dir)?;
-                let latest = Checkpoint::latest_step(&dir.join(CHECKPOINTS))?;
+                let ended = !folder::is_occupied(dir)?;
+                let latest = Checkpoint::latest_step(&folder::checkpoints(dir))?;
                 if ended || latest != *seen {
                     *seen = latest;
                     return Ok(ended);

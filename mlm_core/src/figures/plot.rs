@@ -14,8 +14,9 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::analysis::evaluate::Recovery;
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
-use crate::training::background::{Run, RunProgress};
+use crate::training::background::Run;
 use crate::training::history::{EpochRecord, History};
+use crate::training::progress::RunProgress;
 
 /// Text and axes.
 const INK: RGBColor = RGBColor(36, 41, 47);

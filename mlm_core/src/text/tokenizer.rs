@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::files;
-use crate::kernel::{Progress, check_interrupt};
+use crate::kernel::{ProgressLine, check_interrupt};
 use crate::text::corpus::Corpus;
 
 const JSON: &str = "tokenizer.json";
@@ -105,7 +105,7 @@ impl Tokenizer {
         }
         let normalizer = bert_normalizer(lowercase);
         let mut words: BTreeMap<String, usize> = BTreeMap::new();
-        let mut progress = Progress::new("counting words", corpus.len(), "sentences");
+        let mut progress = ProgressLine::new("counting words", corpus.len(), "sentences");
         for (nth, sentence) in corpus.sentences().iter().enumerate() {
             progress.at(nth)?;
             let mut text = PreTokenizedString::from(sentence.as_str());
@@ -304,7 +304,7 @@ impl Tokenizer {
     /// The ids of each sentence of a corpus, without `[CLS]` and `[SEP]`.
     pub(crate) fn encode_without_frame(&self, corpus: &Corpus) -> Result<Vec<Vec<u32>>> {
         let mut encoded = Vec::with_capacity(corpus.len());
-        let mut progress = Progress::new("encoding", corpus.len(), "sentences");
+        let mut progress = ProgressLine::new("encoding", corpus.len(), "sentences");
         for sentences in corpus.sentences().chunks(ENCODED_TOGETHER) {
             progress.at(encoded.len())?;
             let inputs: Vec<&str> = sentences.iter().map(String::as_str).collect();

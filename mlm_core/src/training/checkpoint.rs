@@ -18,7 +18,8 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::training::curve::LossCurve;
-use crate::training::history::EpochRecord;
+use crate::training::folder;
+use crate::training::history::{EpochRecord, History};
 
 /// So many are kept, the latest ones.
 const KEPT: usize = 2;
@@ -55,6 +56,17 @@ pub(crate) struct Progress {
     /// Steps in all, and of an epoch. Nor have they these.
     #[serde(default)]
     pub(crate) planned: Option<(usize, usize)>,
+}
+
+impl Progress {
+    /// The epochs so far of the training in a folder.
+    pub(crate) fn history(&self, dir: &Path) -> Result<History> {
+        let mut history = History::new(folder::name(dir));
+        for record in &self.records {
+            history.push(record.clone())?;
+        }
+        Ok(history)
+    }
 }
 
 /// Sums over the steps of the epoch that has begun.

@@ -2,12 +2,14 @@
 //! be stopped at any moment:
 //!
 //! ```text
-//! optimizer, history, curve -> checkpoint (a state in a file) -> run (the loop) -> background (in a thread)
+//! optimizer, history, curve, folder -> checkpoint (a state in a file) -> progress -> run (the loop) -> background (in a thread)
 //! ```
 
 pub(crate) mod background;
 pub(crate) mod checkpoint;
 pub(crate) mod curve;
+pub(crate) mod folder;
 pub(crate) mod history;
 pub(crate) mod optimizer;
+pub(crate) mod progress;
 pub(crate) mod run;

@@ -3,12 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::{self, File, TryLockError};
+use std::fs::File;
 use std::iter;
 use std::mem;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use candle_core::{DType, Device};
 use rand::rngs::StdRng;
@@ -31,11 +30,9 @@ use crate::text::masking::{Masker, Masking};
 use crate::text::tokenizer::Tokenizer;
 use crate::training::checkpoint::{Checkpoint, EpochSums, Progress, digest};
 use crate::training::curve::LossCurve;
+use crate::training::folder;
 use crate::training::history::{EpochRecord, History};
 use crate::training::optimizer::{AdamW, AdamWConfig, Schedule};
-
-pub(crate) const CHECKPOINTS: &str = "checkpoints";
-const LOCK: &str = "training.lock";
 
 /// The entries of a plan that say nothing to a reader.
 const DIGESTS: [&str; 3] = ["tokenizer", "train", "validation"];
@@ -266,11 +263,11 @@ impl Training {
             },
         });
 
-        let lock = occupy(dir)?;
-        let folder = dir.join(CHECKPOINTS);
-        files::create_folder(&folder)?;
-        files::remove_partial(&folder)?;
-        let found = Checkpoint::latest(&folder)?;
+        let lock = folder::occupy(dir)?;
+        let checkpoints = folder::checkpoints(dir);
+        files::create_folder(&checkpoints)?;
+        files::remove_partial(&checkpoints)?;
+        let found = Checkpoint::latest(&checkpoints)?;
         if let (false, Some(Checkpoint { progress, .. })) = (resume, &found) {
             let expected = "an empty folder or a new one (or resume, to go on with the training in this one)";
             let actual = format!("one with a training of {} steps", progress.steps);
@@ -285,7 +282,7 @@ impl Training {
                 return Err(Error::content(dir, "the training", expected, differences.join(", ")));
             }
             if weights.len() != params.len() {
-                return Err(Error::content(&folder, "weights", params.len().to_string(), weights.len()));
+                return Err(Error::content(&checkpoints, "weights", params.len().to_string(), weights.len()));
             }
             params.as_mut_slice().copy_from_slice(weights);
         }
@@ -305,7 +302,7 @@ impl Training {
             validation,
             order: Vec::new(),
             epoch: EpochSums::default(),
-            history: History::new(dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy()),
+            history: History::new(folder::name(dir)),
             curve: LossCurve::default(),
             seconds: 0.0,
             saved: Instant::now(),
@@ -313,10 +310,8 @@ impl Training {
         match found {
             Some(Checkpoint { progress, numbers: [_, first, second] }) => {
                 training.optimizer.restore(progress.steps, [first, second].map(Values::F32))?;
+                training.history = progress.history(dir)?;
                 (training.epoch, training.curve, training.seconds) = (progress.epoch, progress.curve, progress.seconds);
-                for record in progress.records {
-                    training.history.push(record)?;
-                }
                 training.publish(&params)?;
             }
             None => {
@@ -454,7 +449,7 @@ impl Training {
             planned: Some((self.steps, self.steps_per_epoch())),
         };
         let numbers = [params.as_slice(), first, second].map(<[f32]>::to_vec);
-        Checkpoint { progress, numbers }.save(&self.dir.join(CHECKPOINTS))?;
+        Checkpoint { progress, numbers }.save(&folder::checkpoints(&self.dir))?;
         self.publish(&params)?;
         self.saved = Instant::now();
         Ok(())
@@ -495,44 +490,6 @@ fn generator(seed: u64, draw: Draw, nth: usize) -> StdRng {
         *bytes = number.to_le_bytes();
     }
     StdRng::from_seed(key)
-}
-
-/// Makes sure that a folder is there, that it has nothing in it but what a training writes, and that no other process
-/// trains into it while the file lives.
-fn occupy(dir: &Path) -> Result<File> {
-    let path = &dir.join(LOCK);
-    if dir.exists() && !path.exists() {
-        let reading = |source| Error::reading(dir, source);
-        if let Some(file) = fs::read_dir(dir).map_err(reading)?.next() {
-            let actual = format!("one that has {} in it and no training", file.map_err(reading)?.file_name().display());
-            return Err(Error::content(dir, "the folder", "an empty or a new one, or one with a training", actual));
-        }
-    }
-    files::create_folder(dir)?;
-    let lock = File::create(path).map_err(|source| Error::writing(path, source))?;
-    let locked = lock.try_lock().or_else(|_| {
-        // Perhaps somebody is just looking whether a process is at it.
-        thread::sleep(Duration::from_millis(100));
-        lock.try_lock()
-    });
-    match locked {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::content(dir, "the folder", "one into which no other process trains", "one with a process at it"))
-        }
-        Err(TryLockError::Error(source)) => Err(Error::writing(path, source)),
-    }
-}
-
-/// Whether a process, perhaps this one, trains into a folder.
-pub(crate) fn is_occupied(dir: &Path) -> Result<bool> {
-    let path = &dir.join(LOCK);
-    let lock = File::open(path).map_err(|source| Error::reading(path, source))?;
-    match lock.try_lock_shared() {
-        Ok(()) => Ok(false),
-        Err(TryLockError::WouldBlock) => Ok(true),
-        Err(TryLockError::Error(source)) => Err(Error::reading(path, source)),
-    }
 }
 
 /// A digest of sequences of ids.
