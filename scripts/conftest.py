@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import threading
 import time
 
@@ -29,10 +30,15 @@ class Kernel:
             self.end()
             raise
 
-    def run(self, code):
-        """Runs a cell; returns whether it succeeded, and all that it showed as text."""
+    def run(self, code, watch=lambda message: None):
+        """Runs a cell; returns whether it succeeded, and all that it showed as text. Each message is also given to `watch`."""
         messages, shown = [], []
-        reply = self.client.execute_interactive(code, timeout=300, allow_stdin=False, output_hook=messages.append)
+
+        def take(message):
+            messages.append(message)
+            watch(message)
+
+        reply = self.client.execute_interactive(code, timeout=300, allow_stdin=False, output_hook=take)
         for content in [message["content"] for message in messages]:
             shown.append(content.get("text") or content.get("evalue") or json.dumps(content.get("data", "")))
             shown.extend(content.get("traceback", []))
@@ -42,6 +48,19 @@ class Kernel:
         succeeded, shown = self.run(code)
         assert succeeded, f"{code}\n{shown}"
         return shown
+
+    def run_until(self, says, code):
+        """Runs a cell and presses the stop button when it shows that; returns as `run`, and the seconds from there to its end."""
+        pressed = []
+
+        def watch(message):
+            if not pressed and re.search(says, json.dumps(message["content"])):
+                pressed.append(time.monotonic())
+                threading.Thread(target=self.manager.interrupt_kernel).start()
+
+        succeeded, shown = self.run(code, watch)
+        assert pressed, f"{code} has not shown {says}:\n{shown}"
+        return succeeded, shown, time.monotonic() - pressed[0]
 
     @contextlib.contextmanager
     def stop_pressed_after(self, seconds):
