@@ -59,6 +59,16 @@ pub enum Error {
         /// What is there.
         actual: String,
     },
+    /// A grammar has a mistake.
+    #[error("{origin}, line {line}: {problem}")]
+    Grammar {
+        /// The file, or a name for the text.
+        origin: String,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong there.
+        problem: String,
+    },
     /// The tokenizers crate failed.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

@@ -17,6 +17,19 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|source| Error::reading(path, source))
 }
 
+/// A file of UTF-8 text, without a byte order mark.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    let mut text = String::from_utf8(read(path)?).map_err(|error| {
+        let offset = error.utf8_error().valid_up_to();
+        let line = 1 + error.as_bytes()[..offset].iter().filter(|&&byte| byte == b'\n').count();
+        Error::Utf8 { path: path.to_owned(), offset, line }
+    })?;
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
+    Ok(text)
+}
+
 /// A JSON file that holds an object.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
     match serde_json::from_slice(&read(path)?) {

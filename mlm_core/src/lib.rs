@@ -4,10 +4,10 @@
 //! The folders follow the way of the data; a file uses only files of its own folder and of those before it:
 //!
 //! ```text
-//! text       corpus -> tokenizer -> windows -> masking -> batch
+//! text       corpus, notation -> grammar -> tokenizer -> windows -> masking -> batch
 //! model      config -> params (and Hugging Face directories) -> encoder (what a back end can do) -> reference (the back end in candle)
 //! engine     the back end by hand: one operation a file
-//! analysis   evaluate, predict
+//! analysis   predictor -> baselines, floor -> evaluate, predict
 //! training   optimizer, history -> checkpoint -> run (a training without a notebook) -> background (while a notebook goes on)
 //! figures    plot, markup, live
 //! ```
@@ -16,12 +16,13 @@
 //!
 //! | step | types and functions |
 //! | --- | --- |
-//! | text | [`Corpus`], [`Tokenizer`] |
+//! | text | [`Corpus`], [`Grammar`], [`Tokenizer`] |
 //! | the task | [`Masking`], [`Masker`], [`Batch`], [`DataLoader`] |
 //! | the model | [`ModelConfig`], [`Params`], [`Encoder`]: [`Reference`] or [`Engine`], [`Mode`], [`pick_device`] |
 //! | in and out | `save_pretrained`, `from_pretrained` of [`Params`] and [`Tokenizer`]; `save`, `load` of [`History`] |
 //! | training | [`Gradients`], [`AdamW`], [`Schedule`], [`History`]; [`Training`], which can be interrupted; [`Run`], in the background |
 //! | what it has learned | [`evaluate`], [`recovery`], [`fill_mask`] |
+//! | what it could have learned | [`Unigram`], [`Neighbours`], [`BayesFloor`] |
 //! | to look at | [`plot`], [`markup`], [`Figure`]; [`Run::live`] and [`live()`], which change |
 //!
 //! Shapes are made of these sizes: `batch` sequences of at most `seq` tokens, `tokens` of them in all and `masked` of them
@@ -86,8 +87,11 @@ mod training;
 
 mod figures;
 
+pub use analysis::baselines::{Neighbours, Unigram};
 pub use analysis::evaluate::{Evaluation, Recovery, WordRecovery, evaluate, recovery};
+pub use analysis::floor::BayesFloor;
 pub use analysis::predict::{FilledMask, Prediction, fill_mask};
+pub use analysis::predictor::{LogProbabilities, Predictor};
 pub use engine::{Engine, EngineConfig, OperationTime, Precision};
 pub use error::{Error, Result};
 pub use figures::figure::Figure;
@@ -102,6 +106,7 @@ pub use model::params::Params;
 pub use model::reference::Reference;
 pub use text::batch::{Batch, DataLoader, Epoch, IGNORED_LABEL, PaddedBatch};
 pub use text::corpus::{Corpus, Layout};
+pub use text::grammar::Grammar;
 pub use text::masking::{MaskedTokens, Masker, Masking, Treatment};
 pub use text::tokenizer::{SPECIAL_TOKENS, SpecialIds, Tokenizer};
 pub use text::windows::EncodedCorpus;

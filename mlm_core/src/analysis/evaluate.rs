@@ -1,18 +1,15 @@
-//! Takes a model and text it is to recover, gives numbers: loss and accuracy on fixed masks, and which words it
+//! Takes a model, or what else predicts, and text that it is to recover, gives numbers: loss and accuracy on fixed masks, and which words it
 //! recovers when each is masked alone. Drawing them is left to [`crate::figures::plot`].
 
-use candle_core::{D, DType, Device};
-use candle_nn::ops::log_softmax;
-
+use crate::analysis::predictor::Predictor;
 use crate::error::{Error, Result};
 use crate::kernel::ProgressLine;
-use crate::model::encoder::{Encoder, Mode};
-use crate::text::batch::Batch;
+use crate::text::batch::{Batch, check_ids};
 use crate::text::corpus::Corpus;
 use crate::text::masking::Treatment;
 use crate::text::tokenizer::Tokenizer;
 
-/// How well a model predicts masked tokens.
+/// How well a model, or another [`Predictor`], predicts masked tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
     /// Mean cross-entropy of the masked tokens in nats.
@@ -30,13 +27,14 @@ pub struct Evaluation {
 ///
 /// # Errors
 /// When there is no batch, or one does not fit the model.
-pub fn evaluate(encoder: &dyn Encoder, batches: &[Batch]) -> Result<Evaluation> {
+pub fn evaluate(predictor: &(impl Predictor + ?Sized), batches: &[Batch]) -> Result<Evaluation> {
     let (mut loss, mut correct, mut masked) = (0.0, 0, 0);
     let mut progress = ProgressLine::new("evaluating", batches.len(), "batches");
     for (nth, batch) in batches.iter().enumerate() {
         progress.at(nth)?;
-        encoder.config().check_targets(batch)?;
-        for (scores, &target) in log_probabilities(encoder, batch)?.rows().zip(&batch.targets) {
+        batch.check_targets()?;
+        check_ids(predictor.vocab(), "targets", &batch.targets)?;
+        for (scores, &target) in predictor.log_probabilities(batch)?.rows().zip(&batch.targets) {
             loss -= scores[target as usize];
             correct += usize::from(best(scores) == target as usize);
             masked += 1;
@@ -100,11 +98,11 @@ const RECOVERY_BATCH: usize = 32;
 ///
 /// # Errors
 /// When the tokenizer's vocabulary is larger than the model's.
-pub fn recovery(encoder: &dyn Encoder, tokenizer: &Tokenizer, corpus: &Corpus) -> Result<Recovery> {
+pub fn recovery(predictor: &(impl Predictor + ?Sized), tokenizer: &Tokenizer, corpus: &Corpus) -> Result<Recovery> {
     let (mut sequences, mut tasks) = (Vec::with_capacity(corpus.len()), Vec::new());
-    for (sentence, windows) in tokenizer.windows(corpus, encoder.config().max_len)?.into_iter().enumerate() {
+    for (sentence, windows) in tokenizer.windows(corpus, predictor.max_len())?.into_iter().enumerate() {
         for ids in windows {
-            encoder.config().check_ids("text", &ids)?;
+            check_ids(predictor.vocab(), "text", &ids)?;
             tasks.extend(tokenizer.words(&ids).into_iter().map(|word| (sentence, sequences.len(), word)));
             sequences.push(ids);
         }
@@ -126,7 +124,7 @@ pub fn recovery(encoder: &dyn Encoder, tokenizer: &Tokenizer, corpus: &Corpus) -
                 batch.treatments.push(Treatment::Mask);
             }
         }
-        let scores = log_probabilities(encoder, &batch)?;
+        let scores = predictor.log_probabilities(&batch)?;
         let mut scores = scores.rows();
         for (sentence, sequence, word) in tasks {
             let targets = &sequences[*sequence][word.clone()];
@@ -144,26 +142,6 @@ pub fn recovery(encoder: &dyn Encoder, tokenizer: &Tokenizer, corpus: &Corpus) -
     }
     progress.end();
     Ok(Recovery { words })
-}
-
-/// log softmax of the logits, in f64 `[masked, vocab]`.
-pub(crate) struct LogProbabilities {
-    values: Vec<f64>,
-    vocab: usize,
-}
-
-impl LogProbabilities {
-    /// Those of each masked row `[vocab]`.
-    pub(crate) fn rows(&self) -> impl Iterator<Item = &[f64]> {
-        self.values.chunks_exact(self.vocab)
-    }
-}
-
-pub(crate) fn log_probabilities(encoder: &dyn Encoder, batch: &Batch) -> Result<LogProbabilities> {
-    // Metal has no f64, so the logits come to the CPU first.
-    let logits = encoder.logits(batch, Mode::Evaluate)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
-    let values = log_softmax(&logits, D::Minus1)?.flatten_all()?.to_vec1()?;
-    Ok(LogProbabilities { values, vocab: encoder.config().vocab })
 }
 
 /// The most likely token; of several, the first, as [`crate::fill_mask`] has it.

@@ -1,9 +1,8 @@
 //! Takes a text with gaps, gives the tokens that the model would fill them with; showing them is left to
 //! [`crate::figures::markup`].
 
-use crate::analysis::evaluate::log_probabilities;
+use crate::analysis::predictor::Predictor;
 use crate::error::{Error, Result};
-use crate::model::encoder::Encoder;
 use crate::text::batch::Batch;
 use crate::text::tokenizer::Tokenizer;
 
@@ -46,12 +45,17 @@ pub struct FilledMask {
 ///
 /// # Errors
 /// When the text has no `[MASK]`, is too long for the model, or `top_k` is 0.
-pub fn fill_mask(encoder: &dyn Encoder, tokenizer: &Tokenizer, text: &str, top_k: usize) -> Result<FilledMask> {
+pub fn fill_mask(
+    predictor: &(impl Predictor + ?Sized),
+    tokenizer: &Tokenizer,
+    text: &str,
+    top_k: usize,
+) -> Result<FilledMask> {
     if top_k == 0 {
         return Err(Error::argument("top_k", "at least 1", top_k));
     }
     let mut ids = tokenizer.encode(text)?;
-    let max_len = encoder.config().max_len;
+    let max_len = predictor.max_len();
     if ids.len() > max_len {
         let expected = format!("at most {max_len} tokens with [CLS] and [SEP], the longest that the model reads");
         return Err(Error::argument("text", expected, ids.len()));
@@ -61,7 +65,7 @@ pub fn fill_mask(encoder: &dyn Encoder, tokenizer: &Tokenizer, text: &str, top_k
         return Err(Error::argument("text", "at least one [MASK]", format!("{text:?}")));
     }
     let mut masks = Vec::with_capacity(batch.masked_rows.len());
-    for (scores, &row) in log_probabilities(encoder, &batch)?.rows().zip(&batch.masked_rows) {
+    for (scores, &row) in predictor.log_probabilities(&batch)?.rows().zip(&batch.masked_rows) {
         let mut order: Vec<usize> = (0..scores.len()).collect();
         order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
         order.truncate(top_k);

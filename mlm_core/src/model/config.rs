@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::text::batch::Batch;
+use crate::text::batch::{Batch, check_ids};
 
 /// Far more layers than any BERT has; it keeps a slip of the pen from filling the memory with names.
 const MAX_LAYERS: usize = 1000;
@@ -115,7 +115,7 @@ impl ModelConfig {
         if longest > max_len {
             return Err(Error::argument("batch", format!("sequences of at most max_len = {max_len} tokens"), longest));
         }
-        self.check_ids("input_ids", &batch.input_ids)
+        check_ids(self.vocab, "input_ids", &batch.input_ids)
     }
 
     /// Checks that a batch says what is right, as a loss needs.
@@ -124,14 +124,6 @@ impl ModelConfig {
     /// When it does not, or in words that the model does not have.
     pub(crate) fn check_targets(&self, batch: &Batch) -> Result<()> {
         batch.check_targets()?;
-        self.check_ids("targets", &batch.targets)
-    }
-
-    pub(crate) fn check_ids(&self, argument: &'static str, ids: &[u32]) -> Result<()> {
-        let vocab = self.vocab;
-        match ids.iter().find(|&&id| id as usize >= vocab) {
-            Some(id) => Err(Error::argument(argument, format!("ids below vocab = {vocab}"), id)),
-            None => Ok(()),
-        }
+        check_ids(self.vocab, "targets", &batch.targets)
     }
 }

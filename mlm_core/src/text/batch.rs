@@ -227,6 +227,14 @@ impl Batch {
     }
 }
 
+/// Checks that a vocabulary has all of the ids.
+pub(crate) fn check_ids(vocab: usize, argument: &'static str, ids: &[u32]) -> Result<()> {
+    match ids.iter().find(|&&id| id as usize >= vocab) {
+        Some(id) => Err(Error::argument(argument, format!("ids below vocab = {vocab}"), id)),
+        None => Ok(()),
+    }
+}
+
 /// Writes sequences one after the other, and where each starts and the last ends.
 fn put_end_to_end<'a>(sequences: impl IntoIterator<Item = &'a [u32]>, tokens: &mut Vec<u32>, offsets: &mut Vec<usize>) {
     tokens.clear();

@@ -8,6 +8,7 @@ use rand::seq::SliceRandom;
 use unicode_segmentation::UnicodeSegmentation;
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// How a text file is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,18 +53,12 @@ impl Corpus {
     /// sentence.
     pub fn from_file(path: impl AsRef<Path>, layout: Layout) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|source| Error::reading(path, source))?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let offset = error.utf8_error().valid_up_to();
-            let line = 1 + error.as_bytes()[..offset].iter().filter(|&&byte| byte == b'\n').count();
-            Error::Utf8 { path: path.to_owned(), offset, line }
-        })?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let text = files::read_text(path)?;
         let origin = path.display().to_string();
         match layout {
             Layout::Lines => Self::from_text_lines(text.lines(), &origin),
             Layout::Prose => {
-                let paragraphs = paragraphs(text);
+                let paragraphs = paragraphs(&text);
                 Self::from_text_lines(paragraphs.iter().flat_map(|text| text.unicode_sentences()), &origin)
             }
         }

@@ -81,6 +81,15 @@ pub struct MaskedTokens {
     pub treatments: Vec<Treatment>,
 }
 
+/// How likely it is to see a token in a place, by what stands there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Likelihood {
+    /// Where the token itself stands there.
+    pub(crate) same: f64,
+    /// Where another one does.
+    pub(crate) other: f64,
+}
+
 /// Draws masks for the tokens of one vocabulary.
 ///
 /// ```
@@ -135,6 +144,36 @@ impl Masker {
     /// The settings.
     pub fn masking(&self) -> &Masking {
         &self.masking
+    }
+
+    /// The ids of the special tokens.
+    pub(crate) fn special(&self) -> SpecialIds {
+        self.special
+    }
+
+    /// The size of the vocabulary.
+    pub(crate) fn vocab(&self) -> usize {
+        self.continues_word.len()
+    }
+
+    /// How likely `seen` is to be seen where a token was chosen.
+    pub(crate) fn likelihood_where_chosen(&self, seen: u32) -> Likelihood {
+        let Masking { mask, random, keep, .. } = self.masking;
+        if seen == self.special.mask {
+            return Likelihood { same: mask, other: mask };
+        }
+        let other = random / self.replacements.len() as f64;
+        Likelihood { same: keep + other, other }
+    }
+
+    /// How likely `seen` is to be seen where nobody knows whether the token was chosen.
+    pub(crate) fn likelihood(&self, seen: u32) -> Likelihood {
+        let Likelihood { same, other } = self.likelihood_where_chosen(seen);
+        let rate = self.masking.rate;
+        match seen == self.special.mask {
+            true => Likelihood { same: rate * same, other: rate * other },
+            false => Likelihood { same: 1.0 - rate + rate * same, other: rate * other },
+        }
     }
 
     /// Draws new masks for `tokens` (one or more sequences, end to end). Each token that is not special is chosen with

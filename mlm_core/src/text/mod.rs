@@ -1,6 +1,9 @@
 //! Text in, masked batches out.
 
 pub(crate) mod corpus;
+pub(crate) mod notation;
+
+pub(crate) mod grammar;
 pub(crate) mod tokenizer;
 pub(crate) mod windows;
 

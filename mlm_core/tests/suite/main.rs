@@ -7,6 +7,7 @@ mod engine;
 mod figures;
 mod goldens;
 mod gradients;
+mod grammar;
 mod history;
 mod lab;
 mod masking;

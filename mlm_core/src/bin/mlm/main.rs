@@ -12,6 +12,7 @@ mod bench;
 mod eval;
 mod fill_mask;
 mod plot;
+mod stories;
 mod train;
 
 /// Counts what is asked of it, which `mlm bench` reports.
@@ -32,6 +33,7 @@ enum Command {
     Eval(eval::Eval),
     FillMask(fill_mask::FillMask),
     Plot(plot::Plot),
+    Stories(stories::Stories),
     Bench(bench::Bench),
 }
 
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Eval(eval) => eval.run().map_err(Failure::from),
         Command::FillMask(fill_mask) => fill_mask.run().map_err(Failure::from),
         Command::Plot(plot) => plot.run().map_err(Failure::from),
+        Command::Stories(stories) => stories.run().map_err(Failure::from),
         Command::Bench(bench) => bench.run().map_err(Failure::from),
     };
     let said = outcome.and_then(|text| {

@@ -1,0 +1,247 @@
+//! The grammar and the predictions that nothing can better, against all sentences of small grammars one by one; baselines.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use mlm_core::*;
+use proptest::prelude::*;
+
+use crate::{assert_says, message, seeded};
+
+/// A rule of a small grammar: alternatives with their weights.
+type Alternatives = Vec<(u32, Vec<Symbol>)>;
+
+#[derive(Clone, Debug)]
+enum Symbol {
+    Word(&'static str),
+    /// One of the rules after this one.
+    Rule(usize),
+    /// A word by the value of the one feature.
+    Choice([&'static str; 2]),
+}
+
+const WORDS: [&str; 4] = ["a", "b", "c", "d"];
+
+fn a_word() -> impl Strategy<Value = &'static str> {
+    (0..WORDS.len()).prop_map(|nth| WORDS[nth])
+}
+
+/// Rules each of which names only later ones.
+fn a_grammar() -> impl Strategy<Value = Vec<Alternatives>> {
+    let rule = |nth: usize| {
+        let symbol = prop_oneof![
+            3 => a_word().prop_map(Symbol::Word),
+            1 => [a_word(), a_word()].prop_map(Symbol::Choice),
+            3 => (nth + 1..nth + 4).prop_map(|rule| Symbol::Rule(rule.min(3))),
+        ];
+        let symbol = if nth == 3 { a_word().prop_map(Symbol::Word).boxed() } else { symbol.boxed() };
+        prop::collection::vec((1..5_u32, prop::collection::vec(symbol, 0..3)), 1..3)
+    };
+    (rule(0), rule(1), rule(2), rule(3)).prop_map(|(first, second, third, last)| vec![first, second, third, last])
+}
+
+/// The grammar as its users write it. The feature has one value in a whole sentence: it is handed from rule to rule.
+fn written(rules: &[Alternatives]) -> String {
+    let mut text = "feature F: x y\nstart: {rule0 F}\n".to_owned();
+    for (nth, alternatives) in rules.iter().enumerate() {
+        let alternatives = alternatives.iter().map(|(weight, symbols)| {
+            let symbols = symbols.iter().map(|symbol| match symbol {
+                Symbol::Word(word) => (*word).to_owned(),
+                Symbol::Rule(rule) => format!("{{rule{rule} F}}"),
+                Symbol::Choice([x, y]) => format!("[F {x} {y}]"),
+            });
+            let symbols: Vec<String> = symbols.collect();
+            format!("{weight} {}", if symbols.is_empty() { "()".to_owned() } else { symbols.join(" ") })
+        });
+        text += &format!("rule{nth} F: {}\n", alternatives.collect::<Vec<_>>().join(" | "));
+    }
+    text
+}
+
+/// All that a rule writes, with its probability.
+fn all(rules: &[Alternatives], rule: usize, value: usize) -> Vec<(Vec<&'static str>, f64)> {
+    let sum: u32 = rules[rule].iter().map(|(weight, _)| weight).sum();
+    let mut sentences = Vec::new();
+    for (weight, symbols) in &rules[rule] {
+        let mut begun = vec![(Vec::new(), f64::from(*weight) / f64::from(sum))];
+        for symbol in symbols {
+            let parts = match symbol {
+                Symbol::Word(word) => vec![(vec![*word], 1.0)],
+                Symbol::Choice(words) => vec![(vec![words[value]], 1.0)],
+                Symbol::Rule(rule) => all(rules, *rule, value),
+            };
+            begun = (begun.iter())
+                .flat_map(|(start, p)| parts.iter().map(move |(part, q)| ([start.as_slice(), part].concat(), p * q)))
+                .collect();
+        }
+        sentences.extend(begun);
+    }
+    sentences
+}
+
+/// The probability of each sentence.
+fn distribution(rules: &[Alternatives]) -> BTreeMap<Vec<&'static str>, f64> {
+    let mut distribution = BTreeMap::new();
+    for (sentence, probability) in (0..2).flat_map(|value| all(rules, 0, value)) {
+        *distribution.entry(sentence).or_default() += probability / 2.0;
+    }
+    distribution
+}
+
+/// The probability to see a token where a word stands: the definition of masking, case by case.
+fn seen_for(seen: &str, word: &str, masking: &Masking, is_chosen: bool) -> f64 {
+    let is = |token: &str| f64::from(seen == token);
+    let Masking { rate, mask, random, keep, .. } = *masking;
+    let replaced = WORDS.iter().map(|&replacement| is(replacement) / WORDS.len() as f64).sum::<f64>();
+    let chosen = mask * is("[MASK]") + random * replaced + keep * is(word);
+    if is_chosen { chosen } else { rate * chosen + (1.0 - rate) * is(word) }
+}
+
+proptest! {
+    #[test]
+    fn the_floor_is_what_all_sentences_together_say(
+        rules in a_grammar(), seed: u64, rate in 0.1..1.0, mask in 0.1..1.0, random in 0.0..1.0
+    ) {
+        let masking = Masking { rate, mask, random: (1.0 - mask) * random, keep: (1.0 - mask) * (1.0 - random), whole_word: false };
+        let distribution = distribution(&rules);
+        prop_assert!((distribution.values().sum::<f64>() - 1.0).abs() < 1e-12);
+        let grammar = Grammar::parse(&written(&rules)).unwrap();
+        let mut rng = seeded(seed);
+        let sentences: Vec<String> = (0..8).map(|_| grammar.sentence(&mut rng)).filter(|text| !text.is_empty()).collect();
+        prop_assume!(!sentences.is_empty());
+        let tokenizer = Tokenizer::train(&Corpus::from_lines([WORDS.join(" ")]).unwrap(), 1000, true).unwrap();
+        let floor = BayesFloor::new(&grammar, &tokenizer, masking.clone()).unwrap();
+        let encoded: Vec<Vec<u32>> = sentences.iter().map(|text| tokenizer.encode(text).unwrap()).collect();
+        let masker = Masker::new(&tokenizer, masking.clone()).unwrap();
+        let batch = Batch::masked(encoded.iter().map(Vec::as_slice), &masker, &mut rng).unwrap();
+        let predictions = floor.log_probabilities(&batch).unwrap();
+        for (&row, predicted) in batch.masked_rows.iter().zip(predictions.rows()) {
+            let end = batch.offsets.partition_point(|&offset| offset <= row);
+            let (start, end) = (batch.offsets[end - 1] + 1, batch.offsets[end] - 1);
+            let seen = tokenizer.tokens(&batch.input_ids[start..end]);
+            let mut expected = BTreeMap::from(WORDS.map(|word| (word, 0.0)));
+            for (sentence, probability) in distribution.iter().filter(|(sentence, _)| sentence.len() == seen.len()) {
+                let likelihood = sentence.iter().zip(&seen).enumerate().map(|(position, (word, seen))| {
+                    seen_for(seen, word, &masking, start + position == row)
+                });
+                *expected.get_mut(sentence[row - start]).unwrap() += probability * likelihood.product::<f64>();
+            }
+            let sum: f64 = expected.values().sum();
+            for (word, probability) in expected {
+                let predicted = predicted[tokenizer.id(word).unwrap() as usize].exp();
+                prop_assert!((predicted - probability / sum).abs() < 1e-9, "{word} {predicted} {}", probability / sum);
+            }
+        }
+    }
+}
+
+fn stories() -> (Grammar, Corpus) {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data");
+    let corpus = Corpus::from_file(data.join("stories.txt"), Layout::Lines).unwrap();
+    (Grammar::from_file(data.join("stories.grammar")).unwrap(), corpus)
+}
+
+#[test]
+fn the_stories_are_what_the_grammar_writes() {
+    let (grammar, corpus) = stories();
+    assert_eq!(grammar.sentences(8000, &mut seeded(0)).unwrap(), corpus, "see data/README.md for the command");
+    let words = |sentence: &String| sentence.split_whitespace().count();
+    assert!(corpus.sentences().iter().all(|sentence| (6..=16).contains(&words(sentence))));
+    assert!((300..=600).contains(&grammar.words().len()), "{} words", grammar.words().len());
+}
+
+/// Who knows more is better off; and the best predictions are as good as they say of themselves, which a mistake in them
+/// would belie.
+#[test]
+fn on_the_stories_the_floor_lies_below_the_baselines() {
+    let (grammar, corpus) = stories();
+    let (train, validation) = corpus.split(0.125, &mut seeded(0)).unwrap();
+    let tokenizer = Tokenizer::train(&train, 1200, true).unwrap();
+    let encode = |corpus: &Corpus| tokenizer.encode_corpus(corpus, 32).unwrap().sequences;
+    let (train, validation) = (encode(&train), encode(&validation));
+    for masking in [Masking::default(), Masking { rate: 0.4, ..Masking::always_mask() }] {
+        let masker = Masker::new(&tokenizer, masking.clone()).unwrap();
+        let batches = DataLoader::new(validation.clone(), 32).unwrap().fixed(&masker, &mut seeded(1)).unwrap();
+        let unigram = evaluate(&Unigram::fit(&train, &masker).unwrap(), &batches).unwrap();
+        let neighbours = evaluate(&Neighbours::fit(&train, &masker).unwrap(), &batches).unwrap();
+        let floor = BayesFloor::new(&grammar, &tokenizer, masking).unwrap();
+        let best = evaluate(&floor, &batches).unwrap();
+        assert!(best.loss < neighbours.loss - 0.5 && neighbours.loss < unigram.loss - 1.0);
+        assert!(best.accuracy > neighbours.accuracy + 0.1 && neighbours.accuracy > unigram.accuracy + 0.1);
+
+        // Of each prediction its entropy and its variance, the square of what one loss differs from the entropy by.
+        let (mut entropies, mut variances, mut highest) = (0.0, 0.0, 0.0);
+        for batch in &batches {
+            for row in floor.log_probabilities(batch).unwrap().rows() {
+                let possible = || row.iter().filter(|log| log.is_finite()).map(|log| (log.exp(), -log));
+                let entropy: f64 = possible().map(|(probability, loss)| probability * loss).sum();
+                entropies += entropy;
+                variances += possible().map(|(probability, loss)| probability * (loss - entropy).powi(2)).sum::<f64>();
+                highest += possible().map(|(probability, _)| probability).fold(0.0, f64::max);
+            }
+        }
+        let masked = best.masked as f64;
+        assert!((best.loss - entropies / masked).abs() < 4.0 * variances.sqrt() / masked);
+        assert!((best.accuracy - highest / masked).abs() < 4.0 * 0.5 / masked.sqrt());
+    }
+}
+
+#[test]
+fn a_grammar_with_a_mistake_says_where() {
+    for (text, parts) in [
+        ("", ["line 1", "no rule"]),
+        ("# a comment\n\nstory", ["line 3", "expected `rule: words`"]),
+        ("| a", ["line 1", "before the first rule"]),
+        (": a", ["line 1", "a name before the colon"]),
+        ("story:", ["line 1", "expected words, or ()"]),
+        ("story: a |", ["line 1", "expected words, or ()"]),
+        ("story: -1 a", ["line 1", "a weight above 0, got -1"]),
+        ("story: a\n | inf b", ["line 2", "a weight above 0, got inf"]),
+        ("story: a {b", ["line 1", "{ without }"]),
+        ("story: a } b", ["line 1", "} that nothing has opened"]),
+        ("story: {}", ["line 1", "a name between { and }"]),
+        ("story: a\n | {naem} b", ["line 2", "there is no rule for {naem}"]),
+        ("feature G: she he\nstory: {name G}\nname she: Anna", ["line 2", "there is no rule for {name he}"]),
+        ("story: {a}\na: b\na: c", ["line 3", "a second rule for {a}; the first one is in line 2"]),
+        ("feature G: she he\nstory: [G her]", ["line 2", "a word for each of the 2 values of G"]),
+        ("story: [G her his]", ["line 1", "a feature after the bracket, got \"G\""]),
+        ("feature G: she he\nfeature G: a b\nstory: a", ["line 2", "a second time"]),
+        ("feature G: she she\nstory: a", ["line 1", "different values"]),
+        ("feature: she\nstory: a", ["line 1", "with one name"]),
+        ("feature G: she he\nstory G: a", ["line 2", "stands alone before the colon"]),
+        ("story: a {b}\nb: {c}\nc: d | {b}", ["line 2", "leads back to itself"]),
+    ] {
+        assert_says(&message(Grammar::parse(text)), &parts);
+    }
+    // Nothing that somebody writes takes all memory or all time.
+    let doubled: String = (0..64).map(|nth| format!("r{nth}: {{r{}}} {{r{}}}\n", nth + 1, nth + 1)).collect();
+    assert_says(&message(Grammar::parse(&(doubled + "r64: a"))), &["more than 1000 symbols"]);
+    let features: String = (0..20).map(|nth| format!("feature F{nth}: a b c d\n")).collect();
+    let choices: String = (0..20).map(|nth| format!(" [F{nth}]")).collect();
+    assert_says(&message(Grammar::parse(&format!("{features}story:{choices}"))), &["more than 100000 choices"]);
+    let long: String = (0..50_000).map(|nth| format!("r{nth}: {{r{}}}\n", nth + 1)).collect();
+    assert_says(&message(Grammar::parse(&(long + "r50000: a"))), &["more than 1000 symbols"]);
+    let few = Grammar::parse("story: a | b").unwrap();
+    assert_says(&message(few.sentences(3, &mut seeded(0))), &["count", "at most 2", "got 3"]);
+}
+
+#[test]
+fn what_the_floor_and_the_baselines_cannot_predict_they_refuse() {
+    let grammar = Grammar::parse("story: the {pet} sleeps\npet: dog | cat").unwrap();
+    let corpus = Corpus::from_lines(["the dog sleeps", "the cat sleeps", "the fox"]).unwrap();
+    let tokenizer = Tokenizer::train(&corpus, 1000, true).unwrap();
+    let floor = BayesFloor::new(&grammar, &tokenizer, Masking::always_mask()).unwrap();
+    let whole = ["batches", "whole sentences of the grammar", "the fox"];
+    assert_says(&message(fill_mask(&floor, &tokenizer, "the fox [MASK]", 1)), &whole);
+    assert_says(&message(fill_mask(&floor, &tokenizer, "the cat sleeps [MASK]", 1)), &["text", "at most 5 tokens"]);
+    let pieces = Tokenizer::train(&corpus, 30, true).unwrap();
+    assert_says(&message(BayesFloor::new(&grammar, &pieces, Masking::default())), &["tokenizer", "one token"]);
+
+    let masker = Masker::new(&tokenizer, Masking::default()).unwrap();
+    let below = [format!("ids below vocab = {}", tokenizer.vocab())];
+    let below: Vec<&str> = below.iter().map(String::as_str).collect();
+    assert_says(&message(Unigram::fit(&[vec![2, 1000, 3]], &masker)), &below);
+    let unigram = Unigram::fit(&[vec![2, 5, 3]], &masker).unwrap();
+    let unknown = Batch::with_gaps([[2, 4, 1000, 3].as_slice()], tokenizer.special().mask);
+    assert_says(&message(unigram.log_probabilities(&unknown)), &below);
+}
