@@ -7,7 +7,7 @@
 //! text       corpus, notation -> grammar -> tokenizer -> windows -> masking -> batch
 //! model      config -> params (and Hugging Face directories) -> encoder (what a back end can do) -> reference (the back end in candle)
 //! engine     the back end by hand: one operation a file
-//! analysis   predictor -> baselines, floor -> evaluate, predict
+//! analysis   predictor -> counts, inside -> floor -> evaluate, predict -> baselines
 //! training   optimizer, history -> checkpoint -> run (a training without a notebook) -> background (while a notebook goes on)
 //! figures    plot, markup, live
 //! ```
@@ -22,7 +22,7 @@
 //! | in and out | `save_pretrained`, `from_pretrained` of [`Params`] and [`Tokenizer`]; `save`, `load` of [`History`] |
 //! | training | [`Gradients`], [`AdamW`], [`Schedule`], [`History`]; [`Training`], which can be interrupted; [`Run`], in the background |
 //! | what it has learned | [`evaluate`], [`recovery`], [`fill_mask`] |
-//! | what it could have learned | [`Unigram`], [`Neighbours`], [`BayesFloor`] |
+//! | what it could have learned | [`Baselines`]: [`Unigram`], [`Neighbours`], [`BayesFloor`] |
 //! | to look at | [`plot`], [`markup`], [`Figure`]; [`Run::live`] and [`live()`], which change |
 //!
 //! Shapes are made of these sizes: `batch` sequences of at most `seq` tokens, `tokens` of them in all and `masked` of them
@@ -87,7 +87,8 @@ mod training;
 
 mod figures;
 
-pub use analysis::baselines::{Neighbours, Unigram};
+pub use analysis::baselines::Baselines;
+pub use analysis::counts::{Neighbours, Unigram};
 pub use analysis::evaluate::{Evaluation, Recovery, WordRecovery, evaluate, recovery};
 pub use analysis::floor::BayesFloor;
 pub use analysis::predict::{FilledMask, Prediction, fill_mask};

@@ -1,5 +1,6 @@
 //! The program `mlm` as its users start it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -47,6 +48,31 @@ fn train_an_epoch(out: &Path) -> (Child, impl Iterator<Item = String>) {
 
 fn weights(folder: &Path) -> Vec<u8> {
     fs::read(folder.join("model.safetensors")).unwrap()
+}
+
+#[test]
+fn a_training_on_stories_is_seen_against_the_floor_of_their_grammar() {
+    let folder = tempfile::tempdir().unwrap();
+    let [text, out] = ["stories.txt", "run"].map(|name| folder.path().join(name));
+    let data = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../data").join(name);
+    let grammar = data("stories.grammar");
+    let mlm = |arguments: &[&OsStr]| Command::new(env!("CARGO_BIN_EXE_mlm")).args(arguments).output().unwrap();
+    let drawn = mlm(&["stories".as_ref(), "--grammar".as_ref(), grammar.as_ref(), "--count".as_ref(), "4000".as_ref()]);
+    assert!(drawn.status.success() && fs::read(data("stories.txt")).unwrap().starts_with(&drawn.stdout), "{drawn:?}");
+    fs::write(&text, drawn.stdout).unwrap();
+    let arguments =
+        ["--epochs", "1", "--d-model", "8", "--heads", "2", "--validation", "0.2", "--vocab-size", "1200", "--json"];
+    let mut training =
+        vec!["train".as_ref(), "--corpus".as_ref(), text.as_ref(), "--grammar".as_ref(), grammar.as_ref()];
+    training.extend(["--out".as_ref(), out.as_os_str()]);
+    training.extend(arguments.map(OsStr::new));
+    let trained = mlm(&training);
+    let outcome = json(&trained);
+    let loss = |name: &str| outcome["baselines"][name]["loss"].as_f64().unwrap();
+    assert!(loss("floor") < loss("neighbours") && loss("neighbours") < loss("unigram"), "{outcome}");
+    assert!(stderr(&trained).contains("without a model: unigram "), "{trained:?}");
+    let history = History::load(&out).unwrap();
+    assert_eq!(history.baselines().unwrap().floor.as_ref().unwrap().loss, loss("floor"));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Takes a model, or what else predicts, and text that it is to recover, gives numbers: loss and accuracy on fixed masks, and which words it
 //! recovers when each is masked alone. Drawing them is left to [`crate::figures::plot`].
 
+use serde::{Deserialize, Serialize};
+
 use crate::analysis::predictor::Predictor;
 use crate::error::{Error, Result};
 use crate::kernel::ProgressLine;
@@ -10,7 +12,7 @@ use crate::text::masking::Treatment;
 use crate::text::tokenizer::Tokenizer;
 
 /// How well a model, or another [`Predictor`], predicts masked tokens.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Mean cross-entropy of the masked tokens in nats.
     pub loss: f64,

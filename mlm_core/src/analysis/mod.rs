@@ -2,10 +2,12 @@
 
 pub(crate) mod predictor;
 
-pub(crate) mod baselines;
+pub(crate) mod counts;
 pub(crate) mod inside;
 
 pub(crate) mod floor;
 
 pub(crate) mod evaluate;
 pub(crate) mod predict;
+
+pub(crate) mod baselines;

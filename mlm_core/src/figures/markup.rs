@@ -1,4 +1,5 @@
-//! Takes batches and predictions, shows their tokens as text in colour, as [`Figure`]s of HTML.
+//! Takes batches, predictions and histories, shows their tokens as text in colour and their losses as a table, as
+//! [`Figure`]s of HTML.
 //!
 //! Coloured text brings its own background, everything else takes the notebook's colours, so that both read well in a
 //! light and a dark theme. What the colours say stands in the text too.
@@ -13,6 +14,7 @@ use crate::figures::figure::Figure;
 use crate::text::batch::Batch;
 use crate::text::masking::Treatment;
 use crate::text::tokenizer::Tokenizer;
+use crate::training::history::History;
 
 /// Background of what was done to a token, its name, and what it means. White text reads on each (Okabe and Ito's
 /// colours, darkened where needed).
@@ -96,5 +98,33 @@ pub fn predictions(filled: &FilledMask) -> Figure {
         }
         html.push_str("</table>");
     }
+    Figure::html(html)
+}
+
+/// Shows the last validation loss of each run beside its [`crate::Baselines`], all in nats per masked token, and the share of
+/// the gap between the neighbours and the floor that it has closed. What is not known is left out.
+pub fn gaps(runs: &[&History]) -> Figure {
+    let cell = |html: &mut String, text: &str| {
+        let _ = write!(html, "<td style=\"text-align: right; padding: 1px 8px\">{}</td>", encode_text(text));
+    };
+    let mut html = String::from("<table style=\"border-collapse: collapse\"><tr>");
+    for title in ["run", "unigram", "neighbours", "validation", "floor", "gap closed"] {
+        let _ = write!(html, "<th style=\"text-align: right; padding: 1px 8px\">{title}</th>");
+    }
+    html.push_str("</tr>");
+    for run in runs {
+        let loss = |loss: Option<f64>| loss.map(|loss| format!("{loss:.3}")).unwrap_or_default();
+        let baselines = run.baselines();
+        let closed = run.gap_closed().map(|closed| format!("{:.1} %", 100.0 * closed));
+        html.push_str("<tr>");
+        cell(&mut html, run.name());
+        cell(&mut html, &loss(baselines.map(|baselines| baselines.unigram.loss)));
+        cell(&mut html, &loss(baselines.map(|baselines| baselines.neighbours.loss)));
+        cell(&mut html, &loss(run.validation_loss()));
+        cell(&mut html, &loss(baselines.and_then(|baselines| Some(baselines.floor.as_ref()?.loss))));
+        cell(&mut html, &closed.unwrap_or_default());
+        html.push_str("</tr>");
+    }
+    html.push_str("</table>");
     Figure::html(html)
 }

@@ -11,6 +11,7 @@ use plotters::prelude::*;
 use plotters::series::DashedLineSeries;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use crate::analysis::baselines::Baselines;
 use crate::analysis::evaluate::Recovery;
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
@@ -31,10 +32,13 @@ const RUNS: [RGBColor; 6] = [
     RGBColor(86, 180, 233),
     RGBColor(230, 159, 0),
 ];
+/// Colour, dash and space of the lines of baselines: the more is known, the darker and closer.
+const RULES: [(RGBColor, u32, u32); 3] =
+    [(RGBColor(140, 149, 159), 2, 6), (RGBColor(101, 109, 118), 2, 4), (RGBColor(36, 41, 47), 2, 2)];
 const FONT: &str = "sans-serif";
 
 /// Draws the loss of one or several runs over their epochs: training as a line, validation dashed, in nats per masked
-/// token.
+/// token; and as dotted lines the [`Baselines`] of the first run that has them.
 ///
 /// # Errors
 /// When no run has a record.
@@ -62,11 +66,12 @@ pub fn loss_curve(runs: &[&History]) -> Result<Figure> {
         })
         .collect();
     let description = format!("Loss in nats per masked token over epochs: {}.", described.join("; "));
-    losses(&lines, "epoch", last_epoch, description)
+    let baselines = runs.iter().find_map(|run| run.baselines());
+    losses(&lines, baselines, "epoch", last_epoch, description)
 }
 
 /// Draws the loss of one or several trainings that are going on over their steps: of the batches as a line, of validation
-/// after each epoch dashed, in nats per masked token.
+/// after each epoch dashed, in nats per masked token; and as dotted lines the [`Baselines`] of the first one that has them.
 ///
 /// # Errors
 /// When it cannot be drawn.
@@ -82,7 +87,8 @@ pub fn progress(runs: &[&RunProgress]) -> Result<Figure> {
     let last_step = runs.iter().map(|run| run.steps).max().unwrap_or_default();
     let described: Vec<String> = runs.iter().map(|run| format!("{}: {run}", run.history.name())).collect();
     let description = format!("Loss in nats per masked token over steps. {}.", described.join("; "));
-    losses(&lines.collect::<Vec<_>>(), "step", last_step, description)
+    let baselines = runs.iter().find_map(|run| run.history.baselines());
+    losses(&lines.collect::<Vec<_>>(), baselines, "step", last_step, description)
 }
 
 impl Run {
@@ -104,9 +110,23 @@ struct Losses<'a> {
     validation: Vec<(usize, f64)>,
 }
 
-fn losses(runs: &[Losses<'_>], x: &str, last: usize, description: String) -> Result<Figure> {
+fn losses(
+    runs: &[Losses<'_>],
+    baselines: Option<&Baselines>,
+    x: &str,
+    last: usize,
+    mut description: String,
+) -> Result<Figure> {
     let points = || runs.iter().flat_map(|run| run.train.iter().chain(&run.validation)).copied();
-    let highest = points().map(|(_, loss)| loss).max_by(f64::total_cmp).unwrap_or(1.0);
+    let baselines = baselines.map(|baselines| {
+        description += &format!(" Loss {baselines}.");
+        let floor = baselines.floor.as_ref().map(|floor| ("floor", floor.loss, RULES[2]));
+        let [unigram, neighbours] = [&baselines.unigram, &baselines.neighbours].map(|of| of.loss);
+        [Some(("unigram", unigram, RULES[0])), Some(("neighbours", neighbours, RULES[1])), floor]
+    });
+    let baselines = || baselines.iter().flatten().flatten().copied();
+    let highest = points().map(|(_, loss)| loss).chain(baselines().map(|(_, loss, _)| loss));
+    let highest = highest.max_by(f64::total_cmp).unwrap_or(1.0);
     // The loss on text held back may rise to where the legend would be.
     let covers = |(x, loss): (usize, f64)| x as f64 > 0.6 * last as f64 && loss > 0.7 * highest;
     let legend = if points().any(covers) { SeriesLabelPosition::MiddleRight } else { SeriesLabelPosition::UpperRight };
@@ -156,6 +176,14 @@ fn losses(runs: &[Losses<'_>], x: &str, last: usize, description: String) -> Res
                     .label(format!("{name}: validation"))
                     .legend(move |(x, y)| DashedPathElement::new([(x, y), (x + 24, y)], 7, 5, line));
             }
+        }
+        for (name, loss, (colour, length, space)) in baselines() {
+            let line = ShapeStyle::from(&colour).stroke_width(2);
+            chart
+                .draw_series(DashedLineSeries::new([(0, loss), (last.max(1), loss)], length, space, line))
+                .map_err(drawing)?
+                .label(format!("{name} {loss:.2}"))
+                .legend(move |(x, y)| DashedPathElement::new([(x, y), (x + 24, y)], length, space, line));
         }
         chart
             .configure_series_labels()

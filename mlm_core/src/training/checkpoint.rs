@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::analysis::baselines::Baselines;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::training::curve::LossCurve;
@@ -50,6 +51,8 @@ pub(crate) struct Progress {
     pub(crate) seconds: f64,
     pub(crate) epoch: EpochSums,
     pub(crate) records: Vec<EpochRecord>,
+    #[serde(default)]
+    pub(crate) baselines: Option<Baselines>,
     /// Checkpoints of the first versions have none.
     #[serde(default)]
     pub(crate) curve: LossCurve,
@@ -62,6 +65,9 @@ impl Progress {
     /// The epochs so far of the training in a folder.
     pub(crate) fn history(&self, dir: &Path) -> Result<History> {
         let mut history = History::new(folder::name(dir));
+        if let Some(baselines) = &self.baselines {
+            history.set_baselines(baselines.clone());
+        }
         for record in &self.records {
             history.push(record.clone())?;
         }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::analysis::baselines::Baselines;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -66,6 +67,7 @@ impl EpochRecord {
 pub struct History {
     name: String,
     records: Vec<EpochRecord>,
+    baselines: Option<Baselines>,
 }
 
 /// A line of the file.
@@ -74,12 +76,15 @@ struct Line {
     run: String,
     #[serde(flatten)]
     record: EpochRecord,
+    /// In the first line, if at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    baselines: Option<Baselines>,
 }
 
 impl History {
     /// A run without records; the name stands in the legend of the figures.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), records: Vec::new() }
+        Self { name: name.into(), records: Vec::new(), baselines: None }
     }
 
     /// The run's name.
@@ -90,6 +95,27 @@ impl History {
     /// The records, by epoch.
     pub fn records(&self) -> &[EpochRecord] {
         &self.records
+    }
+
+    /// What the validation loss is to be seen against.
+    pub fn baselines(&self) -> Option<&Baselines> {
+        self.baselines.as_ref()
+    }
+
+    /// Says what the validation loss is to be seen against: [`crate::plot::loss_curve`] draws it as lines.
+    pub fn set_baselines(&mut self, baselines: Baselines) {
+        self.baselines = Some(baselines);
+    }
+
+    /// The last loss on the validation masks in nats, if there are any.
+    pub fn validation_loss(&self) -> Option<f64> {
+        self.records.iter().rev().find_map(|record| record.validation_loss)
+    }
+
+    /// Of the way from the neighbours' loss to the floor, the share that the last validation loss has gone, see
+    /// [`Baselines::gap_closed`].
+    pub fn gap_closed(&self) -> Option<f64> {
+        self.baselines.as_ref()?.gap_closed(self.validation_loss()?)
     }
 
     /// Adds the record of a later epoch.
@@ -120,8 +146,9 @@ impl History {
         files::create_folder(dir)?;
         let path = &dir.join(FILE);
         let mut text = String::new();
-        for record in &self.records {
-            let line = Line { run: self.name.clone(), record: record.clone() };
+        for (nth, record) in self.records.iter().enumerate() {
+            let baselines = self.baselines.clone().filter(|_| nth == 0);
+            let line = Line { run: self.name.clone(), record: record.clone(), baselines };
             let json =
                 serde_json::to_string(&line).map_err(|error| Error::content(path, "record", "numbers", error))?;
             text += &format!("{json}\n");
@@ -144,8 +171,9 @@ impl History {
             let wrong = |error: &dyn fmt::Display| {
                 Error::content(path, &format!("line {}", nth + 1), "the record of an epoch", error)
             };
-            let Line { run, record } = serde_json::from_slice(line).map_err(|error| wrong(&error))?;
-            history.get_or_insert_with(|| Self::new(run)).push(record).map_err(|error| wrong(&error))?;
+            let Line { run, record, baselines } = serde_json::from_slice(line).map_err(|error| wrong(&error))?;
+            let history = history.get_or_insert_with(|| Self { baselines, ..Self::new(run) });
+            history.push(record).map_err(|error| wrong(&error))?;
         }
         history.ok_or_else(|| Error::content(path, "the file", "a line for each epoch", "none"))
     }

@@ -54,6 +54,9 @@ impl fmt::Display for RunProgress {
         if let Some(loss) = self.history.records().last().and_then(|record| record.validation_loss) {
             write!(f, "  validation {loss:.3}")?;
         }
+        if let Some(closed) = self.history.gap_closed().filter(|&closed| closed > 0.0) {
+            write!(f, "  {:.0} % of the gap closed", 100.0 * closed)?;
+        }
         match state {
             RunState::Training => {
                 if let Some(lr) = self.lr {

@@ -15,7 +15,9 @@ use rand::{Rng, SeedableRng};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::analysis::baselines::Baselines;
 use crate::analysis::evaluate::{Evaluation, evaluate};
+use crate::analysis::floor::BayesFloor;
 use crate::engine::{Engine, EngineConfig};
 use crate::error::{Error, Result};
 use crate::files;
@@ -26,6 +28,7 @@ use crate::model::params::Params;
 use crate::model::reference::Reference;
 use crate::model::weights::Values;
 use crate::text::batch::{Batch, DataLoader};
+use crate::text::grammar::Grammar;
 use crate::text::masking::{Masker, Masking};
 use crate::text::tokenizer::Tokenizer;
 use crate::training::checkpoint::{Checkpoint, EpochSums, Progress, digest};
@@ -82,6 +85,8 @@ pub struct Texts {
     pub train: Vec<Vec<u32>>,
     /// What it is tested on after each epoch; none, if nothing is.
     pub validation: Vec<Vec<u32>>,
+    /// What has written both, where that is known: then so is the smallest loss that a model can have.
+    pub grammar: Option<Grammar>,
 }
 
 /// What computes, see [`Encoder`].
@@ -135,6 +140,9 @@ pub struct TrainingStep {
 /// The folder is at all times one that `transformers` loads, with the weights as they were last saved. Its `history.jsonl`
 /// is what [`History::load`] reads, and `checkpoints/` has the last two states.
 ///
+/// Whatever the masking that it trains with, it is tested on masks as BERT draws them ([`Masking::default`]), so that
+/// trainings of all kinds can be compared, with each other and with their [`Baselines`].
+///
 /// ```
 /// # use mlm_core::*;
 /// # fn main() -> Result<()> {
@@ -144,7 +152,7 @@ pub struct TrainingStep {
 /// let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
 /// let model = ModelConfig::new(tokenizer.vocab());
 /// let train = tokenizer.encode_corpus(&corpus, model.max_len)?.sequences;
-/// let texts = Texts { tokenizer, train, validation: Vec::new() };
+/// let texts = Texts { tokenizer, train, validation: Vec::new(), grammar: None };
 /// let config = TrainingConfig { epochs: 2, ..TrainingConfig::default() };
 /// let back_end = BackEnd::Engine(EngineConfig::default());
 ///
@@ -229,7 +237,7 @@ impl Training {
         config: &TrainingConfig,
         back_end: &BackEnd,
     ) -> Result<Self> {
-        let Texts { tokenizer, train, validation } = texts;
+        let Texts { tokenizer, train, validation, grammar } = texts;
         let TrainingConfig { epochs, batch_size, lr, warmup, adamw, masking, seed } = config;
         if *epochs == 0 {
             return Err(Error::argument("epochs", "at least 1", epochs));
@@ -242,12 +250,13 @@ impl Training {
             return Err(Error::argument("vocab", expected, model.vocab));
         }
         let masker = Masker::new(tokenizer, masking.clone())?;
+        let test_masker = Masker::new(tokenizer, Masking::default())?;
         let loader = DataLoader::new(train.clone(), *batch_size)?;
         let validation = match validation.as_slice() {
             [] => Vec::new(),
             sequences => {
                 let loader = DataLoader::new(sequences.to_vec(), *batch_size)?;
-                loader.fixed(&masker, &mut generator(*seed, Draw::Validation, 0))?
+                loader.fixed(&test_masker, &mut generator(*seed, Draw::Validation, 0))?
             }
         };
         let steps = epochs.saturating_mul(loader.batches());
@@ -316,6 +325,10 @@ impl Training {
             }
             None => {
                 if !training.validation.is_empty() {
+                    let floor = |grammar| BayesFloor::new(grammar, tokenizer, Masking::default());
+                    let floor = grammar.as_ref().map(floor).transpose()?;
+                    let baselines = Baselines::measure(train, &training.validation, &test_masker, floor.as_ref())?;
+                    training.history.set_baselines(baselines);
                     let untrained = training.validated(EpochRecord::default())?;
                     training.history.push(untrained)?;
                 }
@@ -445,6 +458,7 @@ impl Training {
             seconds: self.seconds,
             epoch: self.epoch.clone(),
             records: self.history.records().to_vec(),
+            baselines: self.history.baselines().cloned(),
             curve: self.curve.clone(),
             planned: Some((self.steps, self.steps_per_epoch())),
         };

@@ -1,6 +1,7 @@
 //! The grammar and the predictions that nothing can better, against all sentences of small grammars one by one; baselines.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use mlm_core::*;
@@ -184,6 +185,42 @@ fn on_the_stories_the_floor_lies_below_the_baselines() {
         assert!((best.loss - entropies / masked).abs() < 4.0 * variances.sqrt() / masked);
         assert!((best.accuracy - highest / masked).abs() < 4.0 * 0.5 / masked.sqrt());
     }
+}
+
+#[test]
+fn a_training_keeps_the_baselines_and_its_figures_show_them() {
+    let grammar =
+        Grammar::parse("story: the {pet} {likes F}\nfeature F: a b\npet: dog | cat\nlikes F: [F eats sees] it")
+            .unwrap();
+    let corpus = Corpus::from_lines((0..64).map(|nth| grammar.sentence(&mut seeded(nth)))).unwrap();
+    let tokenizer = Tokenizer::train(&corpus, 1000, true).unwrap();
+    let sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences;
+    let (train, validation) = (sequences[..32].to_vec(), sequences[32..].to_vec());
+    let model = ModelConfig { d_model: 8, heads: 2, ..ModelConfig::new(tokenizer.vocab()) };
+    let texts = Texts { tokenizer, train, validation, grammar: Some(grammar) };
+    let back_end = BackEnd::Engine(EngineConfig { threads: 1, ..EngineConfig::default() });
+    let dir = tempfile::tempdir().unwrap();
+    let run = |masking| {
+        let config = TrainingConfig { masking, epochs: 1, ..TrainingConfig::default() };
+        let resumed = Training::resume(dir.path(), &texts, &model, &config, &back_end).unwrap();
+        resumed.history().clone()
+    };
+    let begun = run(Masking::always_mask());
+    let baselines = begun.baselines().unwrap();
+    let floor = baselines.floor.as_ref().unwrap();
+    assert!(floor.loss < baselines.neighbours.loss && baselines.neighbours.loss < baselines.unigram.loss);
+    assert_eq!(baselines.gap_closed(floor.loss), Some(1.0));
+    assert_eq!(baselines.gap_closed(baselines.neighbours.loss), Some(0.0));
+    assert_eq!(run(Masking::always_mask()), begun, "after an interruption");
+
+    let drawn = plot::loss_curve(&[&begun]).unwrap().to_html();
+    let table = markup::gaps(&[&begun, &History::new("<another>")]).to_html();
+    assert!(drawn.contains(&format!("floor {:.2}", floor.loss)), "{drawn}");
+    assert!(table.contains(&format!(">{:.3}<", floor.loss)) && table.contains("&lt;another&gt;"), "{table}");
+
+    // Tested on the same masks, however it is masked in training.
+    fs::remove_dir_all(dir.path()).unwrap();
+    assert_eq!(run(Masking { rate: 0.4, ..Masking::default() }), begun);
 }
 
 #[test]

@@ -2,20 +2,33 @@
 
 use std::fs;
 
-use mlm_core::{EpochRecord, History, plot};
+use mlm_core::{Baselines, EpochRecord, Evaluation, History, plot};
 use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
 
 use crate::{assert_says, message};
 
+fn an_evaluation() -> impl Strategy<Value = Evaluation> {
+    (0.0f64..20.0, 0.0f64..1.0, 1usize..).prop_map(|(loss, accuracy, masked)| Evaluation {
+        loss,
+        perplexity: loss.exp(),
+        accuracy,
+        masked,
+    })
+}
+
 proptest! {
     #[test]
     fn what_is_saved_is_loaded_to_the_last_bit(
         name in "\\PC*",
         measured in vec((of(0.0f64..20.0), of(0.0f64..20.0), of(0.0f64..1.0), of(0.0f64..1e9)), 1..8),
+        baselines in of((an_evaluation(), an_evaluation(), of(an_evaluation()))),
     ) {
         let mut history = History::new(name);
+        if let Some((unigram, neighbours, floor)) = baselines {
+            history.set_baselines(Baselines { unigram, neighbours, floor });
+        }
         for (epoch, measured) in measured.into_iter().enumerate() {
             let (train_loss, validation_loss, masked_accuracy, tokens_per_second) = measured;
             history.push(EpochRecord { epoch, train_loss, validation_loss, masked_accuracy, tokens_per_second }).unwrap();

@@ -37,7 +37,7 @@ impl Plan {
         };
         let (train, validation) = (sequences[..15].to_vec(), sequences[..5].to_vec());
         Self {
-            texts: Texts { tokenizer, train, validation },
+            texts: Texts { tokenizer, train, validation, grammar: None },
             model,
             config: TrainingConfig { epochs: 3, batch_size: 4, ..TrainingConfig::default() },
             back_end: BackEnd::Engine(EngineConfig { threads: 2, ..EngineConfig::default() }),

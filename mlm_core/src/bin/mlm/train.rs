@@ -30,6 +30,9 @@ pub(crate) struct Train {
     /// Go on with the training in the folder; from the beginning, where there is none
     #[arg(long)]
     resume: bool,
+    /// The grammar that has written the text, if one has: the smallest loss that a model can have is known then
+    #[arg(long, value_name = "FILE")]
+    grammar: Option<PathBuf>,
     /// A tokenizer.json to use, instead of training one on the text
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
@@ -97,8 +100,11 @@ impl Train {
         let mut training = open(&self.out, &texts, &config, &self.training(), &self.compute.back_end())?;
         stop_on_interrupt()?;
         let bar = bar(&training);
+        if let Some(baselines) = training.history().baselines() {
+            say(&bar, &baselines.to_string());
+        }
         for record in training.history().records() {
-            say(&bar, &line(record, self.epochs));
+            say(&bar, &self.line(record, &training));
         }
         // When something was last said, and what came since.
         let (mut said, mut tokens, mut losses) = (Instant::now(), 0, Vec::new());
@@ -108,7 +114,7 @@ impl Train {
             losses.push(loss);
             bar.set_position(step as u64);
             if let Some(record) = &epoch {
-                say(&bar, &line(record, self.epochs));
+                say(&bar, &self.line(record, &training));
             }
             if said.elapsed() >= if bar.is_hidden() { LINE } else { LINE / 20 } {
                 let speed = tokens as f64 / said.elapsed().as_secs_f64();
@@ -169,7 +175,8 @@ impl Train {
             pad: tokenizer.special().pad,
             ..self.shape.config(tokenizer.vocab(), self.max_len)
         };
-        Ok((Texts { tokenizer, train, validation }, config))
+        let grammar = self.grammar.as_ref().map(Grammar::from_file).transpose()?;
+        Ok((Texts { tokenizer, train, validation, grammar }, config))
     }
 
     fn training(&self) -> TrainingConfig {
@@ -182,6 +189,28 @@ impl Train {
             masking: Masking { rate: self.mask_rate, whole_word: self.whole_word, ..Masking::default() },
             seed: self.seed,
         }
+    }
+
+    /// What was measured in an epoch.
+    fn line(&self, record: &EpochRecord, training: &Training) -> String {
+        let mut line = format!("epoch {} of {}", record.epoch, self.epochs);
+        if let Some(loss) = record.train_loss {
+            line += &format!("  loss {loss:.3}");
+        }
+        if let Some(loss) = record.validation_loss {
+            line += &format!("  validation {loss:.3}, perplexity {:.1}", loss.exp());
+            let closed = training.history().baselines().and_then(|baselines| baselines.gap_closed(loss));
+            if let Some(closed) = closed.filter(|&closed| closed > 0.0) {
+                line += &format!(", {:.1} % of the gap closed", 100.0 * closed);
+            }
+        }
+        if let Some(accuracy) = record.masked_accuracy {
+            line += &format!(", {:.1} % recovered", 100.0 * accuracy);
+        }
+        if let Some(speed) = record.tokens_per_second {
+            line += &format!("  {speed:.0} tokens/s");
+        }
+        line
     }
 
     fn outcome(&self, training: &Training) -> Result<String> {
@@ -202,7 +231,12 @@ impl Train {
                 })
             })
             .collect();
-        let outcome = json!({"parameters": parameters, "epochs": epochs, "train_seconds": training.seconds()});
+        let outcome = json!({
+            "parameters": parameters,
+            "baselines": training.history().baselines(),
+            "epochs": epochs,
+            "train_seconds": training.seconds(),
+        });
         Ok(format!("{outcome}\n"))
     }
 }
@@ -234,22 +268,4 @@ fn say(bar: &ProgressBar, line: &str) {
     } else {
         bar.println(line);
     }
-}
-
-/// What was measured in an epoch.
-fn line(record: &EpochRecord, epochs: usize) -> String {
-    let mut line = format!("epoch {} of {epochs}", record.epoch);
-    if let Some(loss) = record.train_loss {
-        line += &format!("  loss {loss:.3}");
-    }
-    if let Some(loss) = record.validation_loss {
-        line += &format!("  validation {loss:.3}, perplexity {:.1}", loss.exp());
-    }
-    if let Some(accuracy) = record.masked_accuracy {
-        line += &format!(", {:.1} % recovered", 100.0 * accuracy);
-    }
-    if let Some(speed) = record.tokens_per_second {
-        line += &format!("  {speed:.0} tokens/s");
-    }
-    line
 }
