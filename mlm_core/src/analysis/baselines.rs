@@ -1,5 +1,6 @@
 //! Takes a text and the masks on which a model is tested, gives the losses that its own is to be seen against.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -34,7 +35,8 @@ impl fmt::Display for Baselines {
 }
 
 impl Baselines {
-    /// Counts in the training `sequences`, and predicts the masked tokens of `batches`, which `masker` has drawn.
+    /// Counts in the training `sequences`, and predicts the masked tokens of `batches`, which `masker` has drawn. Copies of a
+    /// sequence count once: a text that an epoch goes through ten times says no more about others than once.
     ///
     /// # Errors
     /// When there is no batch, or one does not fit the vocabulary or the floor's grammar.
@@ -44,9 +46,11 @@ impl Baselines {
         masker: &Masker,
         floor: Option<&BayesFloor>,
     ) -> Result<Self> {
+        let distinct: BTreeSet<&Vec<u32>> = sequences.iter().collect();
+        let sequences: Vec<Vec<u32>> = distinct.into_iter().cloned().collect();
         Ok(Self {
-            unigram: evaluate(&Unigram::fit(sequences, masker)?, batches)?,
-            neighbours: evaluate(&Neighbours::fit(sequences, masker)?, batches)?,
+            unigram: evaluate(&Unigram::fit(&sequences, masker)?, batches)?,
+            neighbours: evaluate(&Neighbours::fit(&sequences, masker)?, batches)?,
             floor: floor.map(|floor| evaluate(floor, batches)).transpose()?,
         })
     }

@@ -43,6 +43,9 @@ const DIGESTS: [&str; 3] = ["tokenizer", "train", "validation"];
 /// The longest gradient that a step takes (Devlin et al. 2019, as in Google's code).
 const MAX_NORM: f64 = 1.0;
 
+/// How many sequences are tested together. The masks depend on it, so it is the same for all trainings.
+const TEST_BATCH: usize = 32;
+
 /// How a model is trained; the default is that of lab 08, but for its learning rate's warm-up of 60 steps.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TrainingConfig {
@@ -255,7 +258,7 @@ impl Training {
         let validation = match validation.as_slice() {
             [] => Vec::new(),
             sequences => {
-                let loader = DataLoader::new(sequences.to_vec(), *batch_size)?;
+                let loader = DataLoader::new(sequences.to_vec(), TEST_BATCH)?;
                 loader.fixed(&test_masker, &mut generator(*seed, Draw::Validation, 0))?
             }
         };

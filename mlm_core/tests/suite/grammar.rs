@@ -213,6 +213,12 @@ fn a_training_keeps_the_baselines_and_its_figures_show_them() {
     assert_eq!(baselines.gap_closed(baselines.neighbours.loss), Some(0.0));
     assert_eq!(run(Masking::always_mask()), begun, "after an interruption");
 
+    // A text that is gone through twice says no more.
+    let (train, masker) = (&texts.train, Masker::new(&texts.tokenizer, Masking::default()).unwrap());
+    let batches = DataLoader::new(texts.validation.clone(), 8).unwrap().fixed(&masker, &mut seeded(0)).unwrap();
+    let measure = |sequences: &[Vec<u32>]| Baselines::measure(sequences, &batches, &masker, None).unwrap();
+    assert_eq!(measure(train), measure(&[train.as_slice(), train].concat()));
+
     let drawn = plot::loss_curve(&[&begun]).unwrap().to_html();
     let table = markup::gaps(&[&begun, &History::new("<another>")]).to_html();
     assert!(drawn.contains(&format!("floor {:.2}", floor.loss)), "{drawn}");
