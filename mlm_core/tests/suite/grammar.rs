@@ -192,7 +192,7 @@ fn a_training_keeps_the_baselines_and_its_figures_show_them() {
     let grammar =
         Grammar::parse("story: the {pet} {likes F}\nfeature F: a b\npet: dog | cat\nlikes F: [F eats sees] it")
             .unwrap();
-    let corpus = Corpus::from_lines((0..64).map(|nth| grammar.sentence(&mut seeded(nth)))).unwrap();
+    let corpus = Corpus::from_lines((0..500).map(|nth| grammar.sentence(&mut seeded(nth)))).unwrap();
     let tokenizer = Tokenizer::train(&corpus, 1000, true).unwrap();
     let sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences;
     let (train, validation) = (sequences[..32].to_vec(), sequences[32..].to_vec());
