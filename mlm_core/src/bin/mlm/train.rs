@@ -61,7 +61,7 @@ pub(crate) struct Train {
     /// Standard deviation of the initial weights
     #[arg(long, default_value_t = 0.02)]
     init_range: f64,
-    /// The probability that a token is chosen to be recovered
+    /// The probability that a token is chosen to be recovered in training; the test has BERT's 15 % in any case
     #[arg(long, default_value_t = 0.15)]
     mask_rate: f64,
     /// Choose all pieces of a word together
