@@ -113,6 +113,9 @@ impl BayesFloor {
                 predictions[id as usize] += *weight * slope;
             }
             let sum: f64 = predictions.iter().sum();
+            if sum == 0.0 {
+                return Err(self.not_a_sentence(seen));
+            }
             predictions.iter_mut().for_each(|prediction| *prediction = (*prediction / sum).ln());
         }
         Ok(())

@@ -187,6 +187,9 @@ impl Source {
             rules.push(productions);
             lines.push(rule.line);
         }
+        if words.is_empty() {
+            return problem(self.rules[0].line, "no word in any sentence");
+        }
         Ok((words, in_order(rules, &lines)?))
     }
 

@@ -36,7 +36,8 @@ fn a_grammar() -> impl Strategy<Value = Vec<Alternatives>> {
             3 => (nth + 1..nth + 4).prop_map(|rule| Symbol::Rule(rule.min(3))),
         ];
         let symbol = if nth == 3 { a_word().prop_map(Symbol::Word).boxed() } else { symbol.boxed() };
-        prop::collection::vec((1..5_u32, prop::collection::vec(symbol, 0..3)), 1..3)
+        let least = usize::from(nth == 0 || nth == 3);
+        prop::collection::vec((1..5_u32, prop::collection::vec(symbol, least..3)), 1..3)
     };
     (rule(0), rule(1), rule(2), rule(3)).prop_map(|(first, second, third, last)| vec![first, second, third, last])
 }
@@ -106,6 +107,7 @@ proptest! {
         let masking = Masking { rate, mask, random: (1.0 - mask) * random, keep: (1.0 - mask) * (1.0 - random), whole_word: false };
         let distribution = distribution(&rules);
         prop_assert!((distribution.values().sum::<f64>() - 1.0).abs() < 1e-12);
+        prop_assume!(distribution.keys().any(|sentence| !sentence.is_empty()));
         let grammar = Grammar::parse(&written(&rules)).unwrap();
         let mut rng = seeded(seed);
         let sentences: Vec<String> = (0..8).map(|_| grammar.sentence(&mut rng)).filter(|text| !text.is_empty()).collect();
@@ -253,6 +255,7 @@ fn a_grammar_with_a_mistake_says_where() {
         ("feature: she\nstory: a", ["line 1", "with one name"]),
         ("feature G: she he\nstory G: a", ["line 2", "stands alone before the colon"]),
         ("story: a {b}\nb: {c}\nc: d | {b}", ["line 2", "leads back to itself"]),
+        ("story: {a}\na: ()", ["line 1", "no word in any sentence"]),
     ] {
         assert_says(&message(Grammar::parse(text)), &parts);
     }
@@ -277,6 +280,14 @@ fn what_the_floor_and_the_baselines_cannot_predict_they_refuse() {
     let whole = ["batches", "whole sentences of the grammar", "the fox"];
     assert_says(&message(fill_mask(&floor, &tokenizer, "the fox [MASK]", 1)), &whole);
     assert_says(&message(fill_mask(&floor, &tokenizer, "the cat sleeps [MASK]", 1)), &["text", "at most 5 tokens"]);
+    // A word that can be seen has not been chosen, where all that are become [MASK].
+    let mut seen =
+        Batch::with_gaps([tokenizer.encode("the [MASK] sleeps").unwrap().as_slice()], tokenizer.special().mask);
+    seen.input_ids[2] = tokenizer.id("cat").unwrap();
+    assert_says(
+        &message(floor.log_probabilities(&seen)),
+        &["batches", "with the floor's own settings", "the cat sleeps"],
+    );
     let pieces = Tokenizer::train(&corpus, 30, true).unwrap();
     assert_says(&message(BayesFloor::new(&grammar, &pieces, Masking::default())), &["tokenizer", "one token"]);
 
