@@ -1,6 +1,5 @@
 //! The program `mlm` as its users start it.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -53,25 +52,23 @@ fn weights(folder: &Path) -> Vec<u8> {
 #[test]
 fn a_training_on_stories_is_seen_against_the_floor_of_their_grammar() {
     let folder = tempfile::tempdir().unwrap();
-    let [text, out] = ["stories.txt", "run"].map(|name| folder.path().join(name));
-    let data = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../data").join(name);
-    let grammar = data("stories.grammar");
-    let mlm = |arguments: &[&OsStr]| Command::new(env!("CARGO_BIN_EXE_mlm")).args(arguments).output().unwrap();
-    let drawn = mlm(&["stories".as_ref(), "--grammar".as_ref(), grammar.as_ref(), "--count".as_ref(), "4000".as_ref()]);
-    assert!(drawn.status.success() && fs::read(data("stories.txt")).unwrap().starts_with(&drawn.stdout), "{drawn:?}");
-    fs::write(&text, drawn.stdout).unwrap();
-    let arguments =
-        ["--epochs", "1", "--d-model", "8", "--heads", "2", "--validation", "0.2", "--vocab-size", "1200", "--json"];
-    let mut training =
-        vec!["train".as_ref(), "--corpus".as_ref(), text.as_ref(), "--grammar".as_ref(), grammar.as_ref()];
-    training.extend(["--out".as_ref(), out.as_os_str()]);
-    training.extend(arguments.map(OsStr::new));
-    let trained = mlm(&training);
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (text, out) = (&path("stories.txt"), &path("run"));
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/");
+    let grammar = &format!("{data}stories.grammar");
+    let drawn = mlm(&["stories", "--grammar", grammar, "--count", "4000"]);
+    let all = fs::read(format!("{data}stories.txt")).unwrap();
+    assert!(drawn.status.success() && all.starts_with(&drawn.stdout), "{drawn:?}");
+    fs::write(text, drawn.stdout).unwrap();
+    let shape = ["--d-model", "8", "--heads", "2", "--vocab-size", "1200"];
+    let training =
+        ["train", "--corpus", text, "--grammar", grammar, "--out", out, "--epochs", "1", "--validation", "0.2"];
+    let trained = mlm(&[&training[..], &shape, &["--json"]].concat());
     let outcome = json(&trained);
     let loss = |name: &str| outcome["baselines"][name]["loss"].as_f64().unwrap();
     assert!(loss("floor") < loss("neighbours") && loss("neighbours") < loss("unigram"), "{outcome}");
     assert!(stderr(&trained).contains("without a model: unigram "), "{trained:?}");
-    let history = History::load(&out).unwrap();
+    let history = History::load(out).unwrap();
     assert_eq!(history.baselines().unwrap().floor.as_ref().unwrap().loss, loss("floor"));
 }
 

@@ -47,7 +47,7 @@ impl Baselines {
         floor: Option<&BayesFloor>,
     ) -> Result<Self> {
         let distinct: BTreeSet<&Vec<u32>> = sequences.iter().collect();
-        let sequences: Vec<Vec<u32>> = distinct.into_iter().cloned().collect();
+        let sequences: Vec<&Vec<u32>> = distinct.into_iter().collect();
         Ok(Self {
             unigram: evaluate(&Unigram::fit(&sequences, masker)?, batches)?,
             neighbours: evaluate(&Neighbours::fit(&sequences, masker)?, batches)?,

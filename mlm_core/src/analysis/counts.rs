@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::analysis::predictor::{LogProbabilities, Predictor};
 use crate::error::Result;
 use crate::text::batch::{Batch, check_ids};
-use crate::text::masking::{Likelihood, Masker};
+use crate::text::masking::Masker;
 
 /// Predicts a masked token from how frequent each token is, and from what is seen in its own place: what is left of a text
 /// without its context.
@@ -45,9 +45,9 @@ impl Unigram {
     ///
     /// # Errors
     /// When an id lies outside of the vocabulary of `masker`.
-    pub fn fit(sequences: &[Vec<u32>], masker: &Masker) -> Result<Self> {
+    pub fn fit<S: AsRef<[u32]>>(sequences: &[S], masker: &Masker) -> Result<Self> {
         let mut counts = vec![1.0; masker.vocab()];
-        for sequence in sequences {
+        for sequence in sequences.iter().map(AsRef::as_ref) {
             check_ids(masker.vocab(), "sequences", sequence)?;
             sequence.iter().for_each(|&id| counts[id as usize] += 1.0);
         }
@@ -55,29 +55,19 @@ impl Unigram {
         Ok(Self { masker: masker.clone(), probabilities: counts.into_iter().map(|count| count / sum).collect() })
     }
 
-    /// Makes probabilities of a token in its context to logarithms of those where a chosen one is seen as `seen`.
+    /// Makes probabilities of a token in its context to weights of those where a chosen one is seen as `seen`.
     fn conclude(&self, seen: u32, probabilities: &mut [f64]) {
-        let Likelihood { same, other } = self.masker.likelihood_where_chosen(seen);
-        for (id, probability) in probabilities.iter_mut().enumerate() {
-            let id = id as u32;
-            *probability *= match id == seen {
-                _ if self.masker.special().contains(id) => 0.0,
-                true => same,
-                false => other,
-            };
+        let likelihood = self.masker.likelihood_where_chosen(seen);
+        for (id, probability) in (0..).zip(probabilities) {
+            let special = self.masker.special().contains(id);
+            *probability *= if special { 0.0 } else { likelihood.of(seen, id) };
         }
-        let sum: f64 = probabilities.iter().sum();
-        probabilities.iter_mut().for_each(|probability| *probability = (*probability / sum).ln());
     }
 }
 
 impl Predictor for Unigram {
     fn vocab(&self) -> usize {
         self.masker.vocab()
-    }
-
-    fn max_len(&self) -> usize {
-        usize::MAX
     }
 
     fn log_probabilities(&self, batch: &Batch) -> Result<LogProbabilities> {
@@ -128,10 +118,10 @@ impl Neighbours {
     ///
     /// # Errors
     /// When an id lies outside of the vocabulary of `masker`.
-    pub fn fit(sequences: &[Vec<u32>], masker: &Masker) -> Result<Self> {
+    pub fn fit<S: AsRef<[u32]>>(sequences: &[S], masker: &Masker) -> Result<Self> {
         let unigram = Unigram::fit(sequences, masker)?;
         let mut counts: BTreeMap<(u32, u32), f64> = BTreeMap::new();
-        for pair in sequences.iter().flat_map(|sequence| sequence.windows(2)) {
+        for pair in sequences.iter().flat_map(|sequence| sequence.as_ref().windows(2)) {
             *counts.entry((pair[0], pair[1])).or_default() += 1.0;
         }
         let seen = |times: f64| counts.values().filter(|&&count| count == times).count() as f64;
@@ -179,10 +169,6 @@ impl Neighbours {
 impl Predictor for Neighbours {
     fn vocab(&self) -> usize {
         self.unigram.vocab()
-    }
-
-    fn max_len(&self) -> usize {
-        usize::MAX
     }
 
     fn log_probabilities(&self, batch: &Batch) -> Result<LogProbabilities> {

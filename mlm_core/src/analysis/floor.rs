@@ -1,14 +1,12 @@
 //! Takes the grammar that wrote a text, gives the predictions that no model can better; adding up the grammar's sentences
 //! is left to [`crate::analysis::inside`].
 
-use std::collections::HashMap;
-
 use crate::analysis::inside::{Inside, inside};
 use crate::analysis::predictor::{LogProbabilities, Predictor};
 use crate::error::{Error, Result};
 use crate::text::batch::Batch;
 use crate::text::grammar::Grammar;
-use crate::text::masking::{Likelihood, Masker, Masking};
+use crate::text::masking::{Masker, Masking};
 use crate::text::tokenizer::Tokenizer;
 
 /// The best predictions that there can be of masked words in the sentences of a [`Grammar`]: the exact probability of each
@@ -43,10 +41,8 @@ pub struct BayesFloor {
     grammar: Grammar,
     masker: Masker,
     tokenizer: Tokenizer,
-    /// The id of each word of the grammar.
+    /// The id of each word of the grammar; the same one, where the tokenizer does not tell words apart.
     ids: Vec<u32>,
-    /// The words that an id stands for: more than one, where the tokenizer does not tell them apart.
-    words: HashMap<u32, Vec<usize>>,
 }
 
 impl BayesFloor {
@@ -66,59 +62,25 @@ impl BayesFloor {
                 }
             })
             .collect::<Result<Vec<u32>>>()?;
-        let mut words: HashMap<u32, Vec<usize>> = HashMap::new();
-        for (word, &id) in ids.iter().enumerate() {
-            words.entry(id).or_default().push(word);
-        }
         let masker = Masker::new(tokenizer, masking)?;
-        Ok(Self { grammar: grammar.clone(), masker, tokenizer: tokenizer.clone(), ids, words })
+        Ok(Self { grammar: grammar.clone(), masker, tokenizer: tokenizer.clone(), ids })
     }
 
-    /// `weights[word] = likelihood of what is seen, by the word`
-    fn weigh(&self, seen: u32, Likelihood { same, other }: Likelihood, weights: &mut [f64]) {
-        weights.fill(other);
-        for &word in self.words.get(&seen).into_iter().flatten() {
-            weights[word] = same;
-        }
-    }
-
-    /// Writes the predictions at the masked rows of a sequence, `[masked, vocab]`.
-    fn predict(&self, seen: &[u32], masked: &[usize], predictions: &mut [f64]) -> Result<()> {
-        let words = self.ids.len();
+    /// For each position between `[CLS]` and `[SEP]` and each word there, what all else that is seen says of it
+    /// `[positions, words]`: the derivative of the sum over all sentences. Each sentence has one word at a position, so it does
+    /// not depend on what is seen there.
+    fn context(&self, seen: &[u32]) -> Result<Vec<f64>> {
         let special = self.masker.special();
-        let [cls, sentence @ .., sep] = seen else {
-            return Err(self.not_a_sentence(seen));
+        let sentence = match seen {
+            [cls, sentence @ .., sep] if (*cls, *sep) == (special.cls, special.sep) => sentence,
+            _ => return Err(self.not_a_sentence(seen)),
         };
-        if (*cls, *sep) != (special.cls, special.sep) {
-            return Err(self.not_a_sentence(seen));
-        }
-        let mut weights = vec![0.0; sentence.len() * words];
-        for (&seen, weights) in sentence.iter().zip(weights.chunks_exact_mut(words)) {
-            self.weigh(seen, self.masker.likelihood(seen), weights);
-        }
-        let Inside { sum, gradient } = inside(&self.grammar, &weights);
-        if sum == 0.0 {
-            return Err(self.not_a_sentence(seen));
-        }
-        // Each sentence has one word at a position, so the gradient there does not depend on the weights there.
-        for (&row, predictions) in masked.iter().zip(predictions.chunks_exact_mut(self.vocab())) {
-            let position = row.wrapping_sub(1);
-            if position >= sentence.len() {
-                return Err(Error::argument("masked_rows", "positions between [CLS] and [SEP]", row));
-            }
-            let weights = &mut weights[..words];
-            self.weigh(seen[row], self.masker.likelihood_where_chosen(seen[row]), weights);
-            predictions.fill(0.0);
-            for ((&id, weight), slope) in self.ids.iter().zip(weights).zip(&gradient[position * words..]) {
-                predictions[id as usize] += *weight * slope;
-            }
-            let sum: f64 = predictions.iter().sum();
-            if sum == 0.0 {
-                return Err(self.not_a_sentence(seen));
-            }
-            predictions.iter_mut().for_each(|prediction| *prediction = (*prediction / sum).ln());
-        }
-        Ok(())
+        let weigh = |&seen: &u32| {
+            let likelihood = self.masker.likelihood(seen);
+            self.ids.iter().map(move |&id| likelihood.of(seen, id))
+        };
+        let Inside { sum, gradient } = inside(&self.grammar, &sentence.iter().flat_map(weigh).collect::<Vec<f64>>());
+        if sum == 0.0 { Err(self.not_a_sentence(seen)) } else { Ok(gradient) }
     }
 
     fn not_a_sentence(&self, seen: &[u32]) -> Error {
@@ -138,19 +100,28 @@ impl Predictor for BayesFloor {
     }
 
     fn log_probabilities(&self, batch: &Batch) -> Result<LogProbabilities> {
-        batch.validate()?;
-        let vocab = self.vocab();
-        let mut values = vec![0.0; batch.masked_rows.len() * vocab];
-        let (mut rest, mut rows) = (values.as_mut_slice(), batch.masked_rows.as_slice());
-        for ends in batch.offsets.windows(2) {
-            let (here, later) = rows.split_at(rows.partition_point(|&row| row < ends[1]));
-            let (predictions, others) = rest.split_at_mut(here.len() * vocab);
-            if !here.is_empty() {
-                let masked: Vec<usize> = here.iter().map(|row| row - ends[0]).collect();
-                self.predict(&batch.input_ids[ends[0]..ends[1]], &masked, predictions)?;
+        // The sequence of the last row, and what is known there.
+        let mut known = (0..0, Vec::new());
+        LogProbabilities::fill(batch, self.vocab(), |row, weights| {
+            if !known.0.contains(&row) {
+                let end = batch.offsets.partition_point(|&offset| offset <= row);
+                let sequence = batch.offsets[end - 1]..batch.offsets[end];
+                known = (sequence.clone(), self.context(&batch.input_ids[sequence])?);
             }
-            (rows, rest) = (later, others);
-        }
-        Ok(LogProbabilities { values, vocab })
+            let (sequence, context) = &known;
+            if row == sequence.start || row + 1 == sequence.end {
+                return Err(Error::argument("masked_rows", "positions between [CLS] and [SEP]", row));
+            }
+            let seen = batch.input_ids[row];
+            let likelihood = self.masker.likelihood_where_chosen(seen);
+            let context = &context[(row - sequence.start - 1) * self.ids.len()..];
+            for (&id, context) in self.ids.iter().zip(context) {
+                weights[id as usize] += likelihood.of(seen, id) * context;
+            }
+            if weights.iter().all(|&weight| weight == 0.0) {
+                return Err(self.not_a_sentence(&batch.input_ids[sequence.clone()]));
+            }
+            Ok(())
+        })
     }
 }

@@ -15,8 +15,10 @@ pub trait Predictor {
     /// The size of the vocabulary.
     fn vocab(&self) -> usize;
 
-    /// The longest sequence that it reads, `[CLS]` and `[SEP]` included.
-    fn max_len(&self) -> usize;
+    /// The longest sequence that it reads, `[CLS]` and `[SEP]` included; any, where nothing else is said.
+    fn max_len(&self) -> usize {
+        usize::MAX
+    }
 
     /// The logarithm of the probability of each token at the masked rows of a batch.
     ///
@@ -33,7 +35,8 @@ pub struct LogProbabilities {
 }
 
 impl LogProbabilities {
-    /// Those that `write` writes for each masked row.
+    /// Those of the weights that `write` writes for each masked row, over zeros: of each token, in proportion to its
+    /// probability, not all of them 0.
     pub(crate) fn fill(
         batch: &Batch,
         vocab: usize,
@@ -44,6 +47,8 @@ impl LogProbabilities {
         let mut values = vec![0.0; batch.masked_rows.len() * vocab];
         for (&row, values) in batch.masked_rows.iter().zip(values.chunks_exact_mut(vocab)) {
             write(row, values)?;
+            let sum: f64 = values.iter().sum();
+            values.iter_mut().for_each(|value| *value = (*value / sum).ln());
         }
         Ok(Self { values, vocab })
     }

@@ -90,6 +90,13 @@ pub(crate) struct Likelihood {
     pub(crate) other: f64,
 }
 
+impl Likelihood {
+    /// Where `token` stands, and `seen` is what this is the likelihood of.
+    pub(crate) fn of(self, seen: u32, token: u32) -> f64 {
+        if token == seen { self.same } else { self.other }
+    }
+}
+
 /// Draws masks for the tokens of one vocabulary.
 ///
 /// ```

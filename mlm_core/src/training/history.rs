@@ -147,7 +147,7 @@ impl History {
         let path = &dir.join(FILE);
         let mut text = String::new();
         for (nth, record) in self.records.iter().enumerate() {
-            let baselines = self.baselines.clone().filter(|_| nth == 0);
+            let baselines = if nth == 0 { self.baselines.clone() } else { None };
             let line = Line { run: self.name.clone(), record: record.clone(), baselines };
             let json =
                 serde_json::to_string(&line).map_err(|error| Error::content(path, "record", "numbers", error))?;
