@@ -103,6 +103,7 @@ pub use model::config::ModelConfig;
 pub use model::device::pick_device;
 pub use model::encoder::{Encoded, Encoder, Mode};
 pub use model::gradients::Gradients;
+pub use model::initialization::Initialization;
 pub use model::params::Params;
 pub use model::reference::Reference;
 pub use text::batch::{Batch, DataLoader, Epoch, IGNORED_LABEL, PaddedBatch};

@@ -32,7 +32,19 @@ fn train(out: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mlm"));
     command.args(["train", "--corpus", concat!(env!("CARGO_MANIFEST_DIR"), "/../data/five_sentences.txt"), "--out"]);
     command.arg(out).args(["--repeat", "100", "--validation", "0.2", "--d-model", "8", "--d-ff", "16", "--heads", "2"]);
-    command.args(["--dropout", "0.1", "--epochs", "4", "--threads", "2", "--checkpoint-seconds", "0", "--json"]);
+    command.args([
+        "--dropout",
+        "0.1",
+        "--epochs",
+        "4",
+        "--batch-size",
+        "8",
+        "--threads",
+        "2",
+        "--checkpoint-seconds",
+        "0",
+        "--json",
+    ]);
     command
 }
 

@@ -4,6 +4,8 @@ pub(crate) mod config;
 pub(crate) mod memory;
 pub(crate) mod params;
 
+pub(crate) mod initialization;
+
 pub(crate) mod config_json;
 pub(crate) mod pretrained;
 

@@ -175,8 +175,12 @@ fn a_training_that_has_begun_differently_is_refused_and_says_in_what() {
     };
     refused(&|plan| plan.model.d_model = 16, "d_model 16 where it was 8");
     refused(&|plan| plan.config.epochs = 4, "epochs 4 where it was 3");
-    refused(&|plan| plan.config.masking.rate = 0.4, "rate 0.4 where it was 0.15");
-    refused(&|plan| plan.config.adamw.weight_decay = 0.0, "weight_decay 0.0 where it was 0.01");
+    refused(&|plan| plan.config.masking.rate = 0.15, "rate 0.15 where it was 0.4");
+    refused(&|plan| plan.config.adamw.weight_decay = 0.0, "weight_decay 0.0 where it was 0.1");
+    refused(
+        &|plan| plan.config.initialization = Initialization::Noise,
+        "initialization \"Noise\" where it was \"Nearby\"",
+    );
     refused(&|plan| plan.back_end = BackEnd::Reference(Device::Cpu), "reference");
     refused(&|plan| plan.back_end = BackEnd::Engine(EngineConfig { threads: 1, ..Default::default() }), "threads 1");
     refused(&|plan| plan.texts.train.swap(0, 1), "other train");

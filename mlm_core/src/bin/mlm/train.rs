@@ -45,24 +45,30 @@ pub(crate) struct Train {
     #[arg(long, default_value_t = 32)]
     max_len: usize,
     /// How often to go through the text
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 10)]
     epochs: usize,
     /// Sequences in a batch
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 16)]
     batch_size: usize,
     /// The highest learning rate
-    #[arg(long, default_value_t = 1e-3)]
+    #[arg(long, default_value_t = 4e-3)]
     lr: f64,
     /// The share of all steps over which the learning rate rises
     #[arg(long, default_value_t = 0.1)]
     warmup: f64,
-    #[arg(long, default_value_t = 0.01)]
+    #[arg(long, default_value_t = 0.1)]
     weight_decay: f64,
+    /// How fast the optimizer forgets the squares of gradients
+    #[arg(long, default_value_t = 0.98)]
+    beta2: f64,
+    /// What the weights are at the start
+    #[arg(long, value_enum, default_value_t = Initialization::Nearby)]
+    init: Initialization,
     /// Standard deviation of the initial weights
-    #[arg(long, default_value_t = 0.02)]
+    #[arg(long, default_value_t = 0.05)]
     init_range: f64,
     /// The probability that a token is chosen to be recovered in training; the test has BERT's 15 % in any case
-    #[arg(long, default_value_t = 0.15)]
+    #[arg(long, default_value_t = 0.4)]
     mask_rate: f64,
     /// Choose all pieces of a word together
     #[arg(long)]
@@ -185,8 +191,9 @@ impl Train {
             batch_size: self.batch_size,
             lr: self.lr,
             warmup: self.warmup,
-            adamw: AdamWConfig { weight_decay: self.weight_decay, ..AdamWConfig::default() },
+            adamw: AdamWConfig { beta2: self.beta2, weight_decay: self.weight_decay, ..AdamWConfig::default() },
             masking: Masking { rate: self.mask_rate, whole_word: self.whole_word, ..Masking::default() },
+            initialization: self.init,
             seed: self.seed,
         }
     }
