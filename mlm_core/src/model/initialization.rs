@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::model::params::Params;
 
-/// How far to the right the heads look, in turns.
+/// How many places to the right the heads look, in turns.
 const OFFSETS: [f64; 4] = [-1.0, 1.0, -2.0, 2.0];
 
 /// The slowest wave of the position embeddings is about this many times as long as the fastest. Vaswani et al. (2017) take
@@ -33,8 +33,9 @@ pub enum Initialization {
 }
 
 impl Params {
-    /// Lets each head of the first layer look at one of the four nearest places: the first head at the token to the left,
-    /// the second at that to the right, the next two at those beyond, and so on in turns.
+    /// Lets each head of the first layer look nearby: the first head at what is just left of a token, the second just right,
+    /// the next two two places to the left and to the right, and so on in turns. (The view is not sharp. A head looks at the
+    /// places around that one, at the token itself, which is like itself, and hardly at the other side.)
     ///
     /// Weights that are noise let every token look at all others alike, so a model must find out in one go that order
     /// matters, which places matter, and what stands there: until then it cannot do better than guessing by how frequent the
@@ -43,7 +44,7 @@ impl Params {
     /// Position embeddings become waves (Vaswani et al. 2017, section 3.5): with `w_i = 100^(-2i / d_model)` and `s` twice the
     /// `initializer_range`, place `t` has `√2 s sin(w_i t)` and `√2 s cos(w_i t)` at `2i` and `2i + 1`. To each head's
     /// random query and key of the first layer are added matrices that take some of these pairs as they are (key), and
-    /// rotated by `w_i δ` (query). The score of the places `t` and `u` then is a sum of `cos(w_i (u - t - δ))`, which is
+    /// rotated by `w_i δ` (query). To the score of the places `t` and `u` they add a sum of `cos(w_i (u - t - δ))`, which is
     /// largest where `u = t + δ`. Su et al. (2021) rotate by the place instead, in every pass.
     ///
     /// These are initial values and nothing else: the model stays a `BertForMaskedLM`, and learns all of them.

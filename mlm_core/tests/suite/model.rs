@@ -33,6 +33,58 @@ fn initial_weights_are_those_of_bert() {
     assert_eq!(Params::zeros(&ModelConfig::new(32)).unwrap().len(), 108_640);
 }
 
+/// Over random words.
+#[test]
+fn heads_of_the_first_layer_start_by_looking_nearby() {
+    for (d_model, heads) in [(64, 4), (64, 2), (66, 6), (128, 8)] {
+        let config = ModelConfig { d_model, heads, initializer_range: 0.05, ..ModelConfig::new(100) };
+        let noise = Params::init(&config, &mut seeded(3)).unwrap();
+        let mut params = noise.clone();
+        params.look_nearby();
+        for ((name, _, values), (_, _, before)) in params.tensors().zip(noise.tensors()) {
+            let changes =
+                ["position_embeddings", "layer.0.attention.self.query.weight", "layer.0.attention.self.key.weight"];
+            assert_eq!(values != before, changes.iter().any(|end| name.contains(end)), "{name}");
+        }
+        let rows = |name: &str| -> Vec<Vec<f32>> {
+            params.get(&format!("bert.{name}.weight")).unwrap().chunks(d_model).map(<[f32]>::to_vec).collect()
+        };
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+        let (words, positions) = (rows("embeddings.word_embeddings"), rows("embeddings.position_embeddings"));
+        let hidden: Vec<Vec<f32>> = (words.iter().zip(&positions))
+            .map(|(word, position)| {
+                let sum: Vec<f32> = word.iter().zip(position).map(|(a, b)| a + b).collect();
+                let mean = sum.iter().sum::<f32>() / d_model as f32;
+                let deviation = (sum.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / d_model as f32).sqrt();
+                sum.iter().map(|x| (x - mean) / deviation).collect()
+            })
+            .collect();
+        let (query, key) = (rows("encoder.layer.0.attention.self.query"), rows("encoder.layer.0.attention.self.key"));
+        for (head, offset) in (0..heads).zip([-1_isize, 1, -2, 2].into_iter().cycle()) {
+            let head_dim = config.head_dim();
+            let units = head * head_dim..(head + 1) * head_dim;
+            let score = |from: usize, to: usize| -> f32 {
+                units.clone().map(|unit| dot(&query[unit], &hidden[from]) * dot(&key[unit], &hidden[to])).sum()
+            };
+            // How much of a token's attention goes to the four places on either side, nearest first.
+            let mut sides = [[0.0; 4]; 2];
+            for from in 8..24_usize {
+                let scores: Vec<f32> = (0..32).map(|to| (score(from, to) / (head_dim as f32).sqrt()).exp()).collect();
+                let all = 16.0 * scores.iter().sum::<f32>();
+                for distance in 1..=4 {
+                    sides[0][distance - 1] += scores[from - distance] / all;
+                    sides[1][distance - 1] += scores[from + distance] / all;
+                }
+            }
+            let [there, away] = if offset < 0 { sides } else { [sides[1], sides[0]] };
+            let told = format!("d_model {d_model}, head {head} of {heads}: {there:.2?} and {away:.2?}");
+            assert!(there.iter().sum::<f32>() > 3.0 * away.iter().sum::<f32>(), "{told}");
+            let most = (1..=4).max_by(|&a, &b| there[a - 1].total_cmp(&there[b - 1])).unwrap();
+            assert_eq!(most, offset.unsigned_abs(), "{told}");
+        }
+    }
+}
+
 #[test]
 fn weights_go_through_an_encoder_unchanged() {
     let params = Params::init(&ModelConfig::new(40), &mut seeded(1)).unwrap();
