@@ -11,3 +11,4 @@ pub(crate) mod evaluate;
 pub(crate) mod predict;
 
 pub(crate) mod baselines;
+pub(crate) mod scaling;

@@ -1,7 +1,8 @@
 //! Figures: what they show, that text in them is escaped, how they are saved.
 
 use mlm_core::{
-    Batch, EpochRecord, Figure, FilledMask, History, Prediction, Recovery, Treatment, WordRecovery, markup, plot,
+    Batch, EpochRecord, Figure, FilledMask, History, PowerLaw, Prediction, Recovery, Treatment, WordRecovery, markup,
+    plot,
 };
 
 use crate::{assert_says, message, pieces};
@@ -36,6 +37,29 @@ fn loss_curves_of_several_runs_share_their_axes() {
     assert!(!drawing.contains("a < b"));
     assert_says(&message(plot::loss_curve(&[])), &["runs"]);
     assert_says(&message(plot::loss_curve(&[&History::new("empty")])), &["runs"]);
+}
+
+#[test]
+fn groups_of_runs_are_bands() {
+    let groups =
+        [("15 %", vec![run("a", &[9.0, 3.0, 1.0]), run("b", &[8.0, 4.0, 2.0])]), ("40 %", vec![run("c", &[8.0, 2.0])])];
+    let figure = plot::loss_bands(&groups).unwrap();
+    let told = figure.to_html();
+    assert_says(&told, &["15 % 1.600 after epoch 2 (mean of 2 runs, 1.100 to 2.100)", "40 % 2.100 after epoch 1"]);
+    assert_eq!(svg(&figure).matches("<polygon").count(), 2);
+    assert_says(&message(plot::loss_bands::<&str>(&[])), &["groups", "none"]);
+    assert_says(&message(plot::loss_bands(&[("x < y", vec![History::new("empty")])])), &["groups", "x < y"]);
+}
+
+#[test]
+fn a_power_law_is_found_again() {
+    let points: Vec<(f64, f64)> = [1e4, 1e5, 1e6].map(|x: f64| (x, 0.3 + 50.0 * x.powf(-0.5))).to_vec();
+    let law = PowerLaw::fit(&points, 0.3).unwrap();
+    assert!((law.a - 50.0).abs() < 1e-6 && (law.b - 0.5).abs() < 1e-9, "{law:?}");
+    assert_says(&svg(&plot::scaling(&points, 0.3, "parameters").unwrap()), &["parameters", "0.30 + 50.000 x^-0.50"]);
+    assert_says(&message(PowerLaw::fit(&[(1.0, 0.2), (2.0, 0.1)], 0.15)), &["above the floor, 0.15", "loss 0.1 at 2"]);
+    assert_says(&message(PowerLaw::fit(&[(1.0, 0.2), (1.0, 0.3)], 0.0)), &["two different x"]);
+    assert_says(&message(PowerLaw::fit(&[], 0.0)), &["two different x"]);
 }
 
 #[test]

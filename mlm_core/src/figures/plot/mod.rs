@@ -1,0 +1,50 @@
+//! Takes histories, recoveries, vectors and measurements, draws them as [`Figure`]s.
+//!
+//! Each drawing stands on a white card with dark text, so that it reads the same in a light and a dark notebook, on
+//! paper and on a projector.
+
+use std::fmt::Display;
+
+use plotters::prelude::*;
+
+use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::figures::figure::Figure;
+
+mod bars;
+mod losses;
+mod recovery;
+mod scaling;
+mod vectors;
+
+pub use bars::bars;
+pub use losses::{loss_bands, loss_curve, progress};
+pub use recovery::recovery_heat_map;
+pub use scaling::scaling;
+pub use vectors::vectors;
+
+/// Text and axes.
+const INK: RGBColor = RGBColor(36, 41, 47);
+/// Lines of the grid.
+const GRID: RGBColor = RGBColor(216, 222, 228);
+/// A colour a run, told apart by colour-blind readers too (Okabe and Ito 2008, "Color Universal Design").
+const RUNS: [RGBColor; 6] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(230, 159, 0),
+];
+const FONT: &str = "sans-serif";
+
+/// A white card to draw on.
+fn card(source: &mut String, size: (u32, u32)) -> Result<DrawingArea<SVGBackend<'_>, plotters::coord::Shift>> {
+    let root = SVGBackend::with_string(source, size).into_drawing_area();
+    root.fill(&WHITE).map_err(drawing)?;
+    Ok(root)
+}
+
+fn drawing(error: impl Display) -> Error {
+    Error::Figure(error.to_string())
+}

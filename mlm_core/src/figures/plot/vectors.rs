@@ -1,0 +1,74 @@
+//! Vectors as strips of colour.
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::{FONT, GRID, INK, card, drawing};
+use crate::error::{Error, Result};
+use crate::figures::figure::Figure;
+
+/// Height of a strip and of the row that it stands in, width of one of its numbers, in pixels.
+const STRIP: i32 = 22;
+const STRIP_ROW: i32 = 28;
+const NUMBER: i32 = 7;
+
+/// Draws named vectors of the same length as strips of colour, one below the other: blue is negative, red positive, and
+/// strips that look alike are alike. All share one scale.
+///
+/// # Errors
+/// When there is no vector, or they differ in length.
+pub fn vectors<S: AsRef<str>>(named: &[(S, Vec<f32>)]) -> Result<Figure> {
+    let length = named.first().map_or(0, |(_, vector)| vector.len());
+    if length == 0 {
+        return Err(Error::argument("named", "at least one vector with numbers", "none"));
+    }
+    if let Some((name, other)) = named.iter().find(|(_, vector)| vector.len() != length) {
+        let actual = format!("{} in {:?}", other.len(), name.as_ref());
+        return Err(Error::argument("named", format!("vectors of {length} numbers"), actual));
+    }
+    let numbers = named.iter().flat_map(|(_, vector)| vector).filter(|number| number.is_finite());
+    let largest = numbers.fold(1e-9f32, |largest, number| largest.max(number.abs()));
+    let longest = named.iter().map(|(name, _)| name.as_ref().chars().count()).max().unwrap_or(0);
+    let left = 24 + 7 * longest as i32;
+    let right = left + NUMBER * length as i32;
+    let (width, height) = (right + 24, 16 + STRIP_ROW * named.len() as i32 + 40);
+    let mut source = String::new();
+    {
+        let root = card(&mut source, (width as u32, height as u32))?;
+        let text = |text: &str, at: (i32, i32), align: HPos| -> Result<()> {
+            let style = (FONT, 15).into_font().color(&INK).pos(Pos::new(align, VPos::Center));
+            root.draw(&Text::new(text.to_owned(), at, style)).map_err(drawing)
+        };
+        let cell = |at: (i32, i32), size: (i32, i32), share: f32| -> Result<()> {
+            let corners = [at, (at.0 + size.0, at.1 + size.1)];
+            root.draw(&Rectangle::new(corners, diverging(share).filled())).map_err(drawing)
+        };
+        for (nth, (name, vector)) in named.iter().enumerate() {
+            let top = 16 + STRIP_ROW * nth as i32;
+            text(name.as_ref(), (left - 8, top + STRIP / 2), HPos::Right)?;
+            for (column, number) in vector.iter().enumerate() {
+                cell((left + NUMBER * column as i32, top), (NUMBER, STRIP), number / largest)?;
+            }
+        }
+        // The scale.
+        let top = 16 + STRIP_ROW * named.len() as i32 + 10;
+        text(&format!("{:.2}", -largest), (left, top + 8), HPos::Left)?;
+        for step in 0..=40 {
+            cell((left + 52 + 3 * step, top), (3, 16), step as f32 / 20.0 - 1.0)?;
+        }
+        text(&format!("{largest:.2}"), (left + 52 + 3 * 41 + 8, top + 8), HPos::Left)?;
+        root.present().map_err(drawing)?;
+    }
+    let names: Vec<&str> = named.iter().map(|(name, _)| name.as_ref()).collect();
+    Ok(Figure::svg(source, format!("Vectors of {length} numbers as strips of colour: {}.", names.join("; "))))
+}
+
+/// Blue at -1, white at 0, red at 1 (the ends of ColorBrewer's RdBu); grey for what is not a number.
+fn diverging(share: f32) -> RGBColor {
+    if !share.is_finite() {
+        return GRID;
+    }
+    let end = if share < 0.0 { RGBColor(33, 102, 172) } else { RGBColor(178, 24, 43) };
+    let fade = |channel: u8| (255.0 - (255.0 - f32::from(channel)) * share.abs().min(1.0)).round() as u8;
+    RGBColor(fade(end.0), fade(end.1), fade(end.2))
+}
