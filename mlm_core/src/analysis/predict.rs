@@ -28,8 +28,8 @@ pub struct FilledMask {
     pub masks: Vec<Vec<Prediction>>,
 }
 
-/// Predicts the token under every `[MASK]` of a text and returns the `top_k` most likely ones. Of several gaps each is
-/// filled while the others are still `[MASK]`: the predictions are independent of each other.
+/// Predicts the token under every `[MASK]` of a text and returns the `top_k` most likely ones, but for those of probability
+/// 0. Of several gaps each is filled while the others are still `[MASK]`: the predictions are independent of each other.
 ///
 /// ```
 /// # use mlm_core::{rand::{SeedableRng, rngs::StdRng}, *};
@@ -69,7 +69,9 @@ pub fn fill_mask(
         let mut order: Vec<usize> = (0..scores.len()).collect();
         order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
         order.truncate(top_k);
-        ids[row] = order[0] as u32;
+        let best = order[0];
+        order.retain(|&id| id == best || scores[id] != f64::NEG_INFINITY);
+        ids[row] = best as u32;
         masks.push(
             (order.into_iter())
                 .map(|id| Prediction {

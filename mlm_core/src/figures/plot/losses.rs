@@ -190,7 +190,12 @@ pub fn loss_bands<S: AsRef<str>>(groups: &[(S, Vec<History>)]) -> Result<Figure>
     let mut source = String::new();
     {
         let root = card(&mut source, (720, 400))?;
-        let mut chart = axes(&root, "epoch", 1..last, top)?;
+        // The legend, of so many pixels of 324, stands above what is on the right.
+        let legend = 28 + 20 * (bands.len() + rules.len());
+        let free = 1.0 - legend as f64 / 324.0;
+        let late = all().filter(|(epoch, _)| 2 * epoch > last).map(|(_, losses)| highest(losses));
+        let late = late.fold(0.0, f64::max);
+        let mut chart = axes(&root, "epoch", 1..last, top.max(late / free.max(0.2)))?;
         for (nth, (name, band)) in bands.iter().enumerate() {
             let colour = RUNS[nth % RUNS.len()];
             let line = ShapeStyle::from(&colour).stroke_width(2);

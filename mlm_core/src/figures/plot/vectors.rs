@@ -7,10 +7,10 @@ use super::{FONT, GRID, INK, card, drawing};
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
 
-/// Height of a strip and of the row that it stands in, width of one of its numbers, in pixels.
+/// Height of a strip and of the row that it stands in, and how wide a strip is about, in pixels.
 const STRIP: i32 = 22;
 const STRIP_ROW: i32 = 28;
-const NUMBER: i32 = 7;
+const WIDTH: i32 = 448;
 
 /// Draws named vectors of the same length as strips of colour, one below the other: blue is negative, red positive, and
 /// strips that look alike are alike. All share one scale.
@@ -30,7 +30,9 @@ pub fn vectors<S: AsRef<str>>(named: &[(S, Vec<f32>)]) -> Result<Figure> {
     let largest = numbers.fold(1e-9f32, |largest, number| largest.max(number.abs()));
     let longest = named.iter().map(|(name, _)| name.as_ref().chars().count()).max().unwrap_or(0);
     let left = 24 + 7 * longest as i32;
-    let right = left + NUMBER * length as i32;
+    let number = (WIDTH / length as i32).clamp(7, 28); // wide
+    // The scale needs its place, too.
+    let right = left + (number * length as i32).max(240);
     let (width, height) = (right + 24, 16 + STRIP_ROW * named.len() as i32 + 40);
     let mut source = String::new();
     {
@@ -46,8 +48,8 @@ pub fn vectors<S: AsRef<str>>(named: &[(S, Vec<f32>)]) -> Result<Figure> {
         for (nth, (name, vector)) in named.iter().enumerate() {
             let top = 16 + STRIP_ROW * nth as i32;
             text(name.as_ref(), (left - 8, top + STRIP / 2), HPos::Right)?;
-            for (column, number) in vector.iter().enumerate() {
-                cell((left + NUMBER * column as i32, top), (NUMBER, STRIP), number / largest)?;
+            for (column, value) in vector.iter().enumerate() {
+                cell((left + number * column as i32, top), (number, STRIP), value / largest)?;
             }
         }
         // The scale.
