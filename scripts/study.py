@@ -32,12 +32,11 @@ GRAMMAR = ["--grammar", "data/stories.grammar", "--vocab-size", 1200]
 STORIES = [*GRAMMAR, "--d-ff", 128]
 # PyTorch's AdamW and initial weights that are noise.
 NOISE = ["--init", "noise", "--beta2", 0.999, "--weight-decay", 0.01, "--batch-size", 32]
-BEST_OF_NOISE = [*NOISE, "--init-range", 0.05, "--mask-rate", 0.4, "--lr", 5e-3]
 # The defaults, and what becomes of them with one thing changed.
 SETTINGS = {
     "recipe": [],
     "as BERT": [*NOISE, "--init-range", 0.02, "--mask-rate", 0.15, "--lr", 3e-3],
-    "best of noise": BEST_OF_NOISE,
+    "best of noise": [*NOISE, "--init-range", 0.05, "--mask-rate", 0.4, "--lr", 5e-3],
     "initial weights: noise": ["--init", "noise"],
     "initializer range 0.02": ["--init-range", 0.02],
     "initializer range 0.1": ["--init-range", 0.1],
@@ -96,7 +95,7 @@ def mlm(*arguments):
 
 
 def trained(corpus, out, epochs, seed, options):
-    subprocess.run(["rm", "-rf", out], check=True)
+    shutil.rmtree(out, ignore_errors=True)
     return mlm("train", "--corpus", corpus, "--out", out, "--epochs", epochs, "--seed", seed, *options)
 
 
@@ -126,29 +125,28 @@ def experiments():
 
 
 def study():
-    done = {}
+    rows = {}
     if RESULTS.exists():
         with RESULTS.open(newline="") as file:
-            done = {(row["experiment"], row["text"], row["setting"], row["seed"]): row for row in csv.DictReader(file)}
-    rows = []
+            rows = {(row["experiment"], row["text"], row["setting"], row["seed"]): row for row in csv.DictReader(file)}
     for experiment, text, path, setting, epochs, options in experiments():
-        for seed in SEEDS:
-            row = done.get((experiment, text, setting, str(seed)))
-            if row is None:
-                outcome = trained(path, WORK / "run", epochs, seed, options)
-                last = outcome["epochs"][-1]
-                row = {
-                    "experiment": experiment, "text": text, "setting": setting, "seed": seed,
-                    "parameters": outcome["parameters"], "epochs": epochs,
-                    "loss": f"{last['validation_loss']:.4f}", "accuracy": f"{last['masked_accuracy']:.4f}",
-                    **{name: f"{baseline['loss']:.4f}" for name, baseline in outcome["baselines"].items() if baseline},
-                }
-                print(f"{experiment:10}  {text:8}  {setting:24}  {seed}  {row['loss']}", flush=True)
-            rows.append(row)
+        for seed in map(str, SEEDS):
+            key = (experiment, text, setting, seed)
+            if key in rows:
+                continue
+            outcome = trained(path, WORK / "run", epochs, seed, options)
+            last = outcome["epochs"][-1]
+            rows[key] = {
+                "experiment": experiment, "text": text, "setting": setting, "seed": seed,
+                "parameters": outcome["parameters"], "epochs": epochs,
+                "loss": f"{last['validation_loss']:.4f}", "accuracy": f"{last['masked_accuracy']:.4f}",
+                **{name: f"{baseline['loss']:.4f}" for name, baseline in outcome["baselines"].items() if baseline},
+            }
+            print(f"{experiment:10}  {text:8}  {setting:24}  {seed}  {rows[key]['loss']}", flush=True)
             with RESULTS.open("w", newline="") as file:
                 writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
                 writer.writeheader()
-                writer.writerows([*rows, *(row for row in done.values() if row not in rows)])
+                writer.writerows(rows.values())
 
 
 def pytorch(path, tokenizer, out, epochs, seed):

@@ -48,7 +48,8 @@ const MAX_NORM: f64 = 1.0;
 const TEST_BATCH: usize = 32;
 
 /// How a model is trained. The default is what a small model learns a few thousand sentences best with (`scripts/study` has
-/// measured it), if its weights start with an `initializer_range` of 0.05. The five sentences of lab 08 are trained on in its own way.
+/// measured it), if its weights start with an `initializer_range` of 0.05. Lab 08 trains on its five sentences in a way of its
+/// own.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TrainingConfig {
     /// How often training goes through the text.

@@ -8,7 +8,7 @@ use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::series::DashedLineSeries;
 
-use super::{FONT, GRID, INK, RUNS, card, drawing};
+use super::{RUNS, card, draw_legend, draw_mesh, drawing};
 use crate::analysis::baselines::Baselines;
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
@@ -19,6 +19,7 @@ use crate::training::progress::RunProgress;
 /// Colour, dash and space of the lines of baselines: the more is known, the darker and closer.
 const RULES: [(RGBColor, u32, u32); 3] =
     [(RGBColor(140, 149, 159), 2, 6), (RGBColor(101, 109, 118), 2, 4), (RGBColor(36, 41, 47), 2, 2)];
+
 /// Draws the loss of one or several runs over their epochs: training as a line, validation dashed, in nats per masked
 /// token; and as dotted lines the [`Baselines`] of the first run that has them.
 ///
@@ -110,10 +111,11 @@ fn losses(
     let covers = |(x, loss): (usize, f64)| x as f64 > 0.6 * last as f64 && loss > 0.7 * highest;
     let place = if points().any(covers) { SeriesLabelPosition::MiddleRight } else { SeriesLabelPosition::UpperRight };
 
+    let xs = 0..last.max(1);
     let mut source = String::new();
     {
         let root = card(&mut source, (720, 400))?;
-        let mut chart = axes(&root, x, 0..last, highest)?;
+        let mut chart = axes(&root, x, xs.clone(), highest)?;
         for (nth, run) in runs.iter().enumerate() {
             let colour = RUNS[nth % RUNS.len()];
             let line = ShapeStyle::from(&colour).stroke_width(2);
@@ -135,7 +137,7 @@ fn losses(
                     .legend(move |(x, y)| DashedPathElement::new([(x, y), (x + 24, y)], 7, 5, line));
             }
         }
-        draw_rules(&mut chart, &rules, 0..last)?;
+        draw_rules(&mut chart, &rules, xs)?;
         draw_legend(&mut chart, place)?;
         root.present().map_err(drawing)?;
     }
@@ -187,6 +189,7 @@ pub fn loss_bands<S: AsRef<str>>(groups: &[(S, Vec<History>)]) -> Result<Figure>
         })
         .collect();
 
+    let xs = 1..last.max(2);
     let mut source = String::new();
     {
         let root = card(&mut source, (720, 400))?;
@@ -195,7 +198,7 @@ pub fn loss_bands<S: AsRef<str>>(groups: &[(S, Vec<History>)]) -> Result<Figure>
         let free = 1.0 - legend as f64 / 324.0;
         let late = all().filter(|(epoch, _)| 2 * epoch > last).map(|(_, losses)| highest(losses));
         let late = late.fold(0.0, f64::max);
-        let mut chart = axes(&root, "epoch", 1..last, top.max(late / free.max(0.2)))?;
+        let mut chart = axes(&root, "epoch", xs.clone(), top.max(late / free.max(0.2)))?;
         for (nth, (name, band)) in bands.iter().enumerate() {
             let colour = RUNS[nth % RUNS.len()];
             let line = ShapeStyle::from(&colour).stroke_width(2);
@@ -210,7 +213,7 @@ pub fn loss_bands<S: AsRef<str>>(groups: &[(S, Vec<History>)]) -> Result<Figure>
                 .label(*name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], line));
         }
-        draw_rules(&mut chart, &rules, 1..last)?;
+        draw_rules(&mut chart, &rules, xs)?;
         draw_legend(&mut chart, SeriesLabelPosition::UpperRight)?;
         root.present().map_err(drawing)?;
     }
@@ -232,23 +235,16 @@ fn axes<'a, 'b>(
         .margin_right(28)
         .x_label_area_size(44)
         .y_label_area_size(60)
-        .build_cartesian_2d(start..end.max(start + 1), 0.0..highest.max(1e-3) * 1.05)
+        .build_cartesian_2d(start..end, 0.0..highest.max(1e-3) * 1.05)
         .map_err(drawing)?;
-    chart
-        .configure_mesh()
-        .x_desc(x)
+    let mut mesh = chart.configure_mesh();
+    mesh.x_desc(x)
         .y_desc("loss (nats per masked token)")
-        .x_labels((end - start).clamp(1, 20) + 1)
+        .x_labels((end - start).min(20) + 1)
         .y_labels(8)
         .x_label_formatter(&|x| x.to_string())
-        .y_label_formatter(&|loss| format!("{loss:.1}"))
-        .axis_style(INK)
-        .bold_line_style(GRID)
-        .light_line_style(TRANSPARENT)
-        .label_style((FONT, 16).into_font().color(&INK))
-        .axis_desc_style((FONT, 18).into_font().color(&INK))
-        .draw()
-        .map_err(drawing)?;
+        .y_label_formatter(&|loss| format!("{loss:.1}"));
+    draw_mesh(&mut mesh)?;
     Ok(chart)
 }
 
@@ -266,30 +262,12 @@ fn draw_rules(chart: &mut Chart<'_, '_>, rules: &[Rule], xs: Range<usize>) -> Re
     for &(name, loss, (colour, length, space)) in rules {
         let line = ShapeStyle::from(&colour).stroke_width(2);
         chart
-            .draw_series(DashedLineSeries::new(
-                [(xs.start, loss), (xs.end.max(xs.start + 1), loss)],
-                length,
-                space,
-                line,
-            ))
+            .draw_series(DashedLineSeries::new([(xs.start, loss), (xs.end, loss)], length, space, line))
             .map_err(drawing)?
             .label(format!("{name} {loss:.2}"))
             .legend(move |(x, y)| DashedPathElement::new([(x, y), (x + 24, y)], length, space, line));
     }
     Ok(())
-}
-
-fn draw_legend<'a, 'b: 'a>(chart: &mut Chart<'a, 'b>, place: SeriesLabelPosition) -> Result<()> {
-    chart
-        .configure_series_labels()
-        .position(place)
-        .legend_area_size(32)
-        .margin(8)
-        .background_style(WHITE.mix(0.9))
-        .border_style(GRID)
-        .label_font((FONT, 16).into_font().color(&INK))
-        .draw()
-        .map_err(drawing)
 }
 
 fn points(run: &History, loss: impl Fn(&EpochRecord) -> Option<f64>) -> Vec<(usize, f64)> {

@@ -5,6 +5,9 @@
 
 use std::fmt::Display;
 
+use plotters::chart::MeshStyle;
+use plotters::coord::CoordTranslate;
+use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::prelude::*;
 
 use crate::error::{Error, Result};
@@ -43,6 +46,36 @@ fn card(source: &mut String, size: (u32, u32)) -> Result<DrawingArea<SVGBackend<
     let root = SVGBackend::with_string(source, size).into_drawing_area();
     root.fill(&WHITE).map_err(drawing)?;
     Ok(root)
+}
+
+/// The axes of a chart, their names and their grid.
+fn draw_mesh<X: Ranged + ValueFormatter<X::ValueType>, Y: Ranged + ValueFormatter<Y::ValueType>>(
+    mesh: &mut MeshStyle<'_, '_, X, Y, SVGBackend<'_>>,
+) -> Result<()> {
+    mesh.axis_style(INK)
+        .bold_line_style(GRID)
+        .light_line_style(TRANSPARENT)
+        .label_style((FONT, 16).into_font().color(&INK))
+        .axis_desc_style((FONT, 18).into_font().color(&INK))
+        .draw()
+        .map_err(drawing)
+}
+
+/// What the lines of a chart are called.
+fn draw_legend<'a, 'b: 'a, C: CoordTranslate>(
+    chart: &mut ChartContext<'a, SVGBackend<'b>, C>,
+    place: SeriesLabelPosition,
+) -> Result<()> {
+    chart
+        .configure_series_labels()
+        .position(place)
+        .legend_area_size(32)
+        .margin(8)
+        .background_style(WHITE.mix(0.9))
+        .border_style(GRID)
+        .label_font((FONT, 16).into_font().color(&INK))
+        .draw()
+        .map_err(drawing)
 }
 
 fn drawing(error: impl Display) -> Error {

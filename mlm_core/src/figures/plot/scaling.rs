@@ -2,7 +2,7 @@
 
 use plotters::prelude::*;
 
-use super::{FONT, GRID, INK, RUNS, card, drawing};
+use super::{RUNS, card, draw_legend, draw_mesh, drawing};
 use crate::analysis::scaling::PowerLaw;
 use crate::error::Result;
 use crate::figures::figure::Figure;
@@ -31,19 +31,12 @@ pub fn scaling(points: &[(f64, f64)], floor: f64, x: &str) -> Result<Figure> {
             .y_label_area_size(72)
             .build_cartesian_2d((left..right).log_scale(), (bottom.min(line[1].1)..top.max(line[0].1)).log_scale())
             .map_err(drawing)?;
-        chart
-            .configure_mesh()
-            .x_desc(x)
+        let mut mesh = chart.configure_mesh();
+        mesh.x_desc(x)
             .y_desc("loss above the floor (nats)")
             .x_label_formatter(&|x| if *x < 1e4 { format!("{x:.0}") } else { format!("{:.0}k", x / 1e3) })
-            .y_label_formatter(&|y| format!("{y}"))
-            .axis_style(INK)
-            .bold_line_style(GRID)
-            .light_line_style(TRANSPARENT)
-            .label_style((FONT, 16).into_font().color(&INK))
-            .axis_desc_style((FONT, 18).into_font().color(&INK))
-            .draw()
-            .map_err(drawing)?;
+            .y_label_formatter(&|y| format!("{y}"));
+        draw_mesh(&mut mesh)?;
         let (ours, straight) = (RUNS[0], ShapeStyle::from(&RUNS[1]).stroke_width(2));
         chart
             .draw_series(excess.iter().map(|&point| Circle::new(point, 4, ours.filled())))
@@ -55,16 +48,7 @@ pub fn scaling(points: &[(f64, f64)], floor: f64, x: &str) -> Result<Figure> {
             .map_err(drawing)?
             .label(format!("{floor:.2} + {:.3} x^-{:.2}", law.a, law.b))
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], straight));
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .legend_area_size(32)
-            .margin(8)
-            .background_style(WHITE.mix(0.9))
-            .border_style(GRID)
-            .label_font((FONT, 16).into_font().color(&INK))
-            .draw()
-            .map_err(drawing)?;
+        draw_legend(&mut chart, SeriesLabelPosition::UpperRight)?;
         root.present().map_err(drawing)?;
     }
     let description = format!(
