@@ -56,7 +56,8 @@ fn a_power_law_is_found_again() {
     let points: Vec<(f64, f64)> = [1e4, 1e5, 1e6].map(|x: f64| (x, 0.3 + 50.0 * x.powf(-0.5))).to_vec();
     let law = PowerLaw::fit(&points, 0.3).unwrap();
     assert!((law.a - 50.0).abs() < 1e-6 && (law.b - 0.5).abs() < 1e-9, "{law:?}");
-    assert_says(&svg(&plot::scaling(&points, 0.3, "parameters").unwrap()), &["parameters", "0.30 + 50.000 x^-0.50"]);
+    let drawing = svg(&plot::scaling(&points, 0.3, "parameters").unwrap());
+    assert_says(&drawing, &["parameters", "0.30 + 50.000 x^-0.50", "\n0.3\n"]);
     assert_says(&message(PowerLaw::fit(&[(1.0, 0.2), (2.0, 0.1)], 0.15)), &["above the floor, 0.15", "loss 0.1 at 2"]);
     assert_says(&message(PowerLaw::fit(&[(1.0, 0.2), (1.0, 0.3)], 0.0)), &["two different x"]);
     assert_says(&message(PowerLaw::fit(&[], 0.0)), &["two different x"]);

@@ -35,7 +35,7 @@ pub fn scaling(points: &[(f64, f64)], floor: f64, x: &str) -> Result<Figure> {
         mesh.x_desc(x)
             .y_desc("loss above the floor (nats)")
             .x_label_formatter(&|x| if *x < 1e4 { format!("{x:.0}") } else { format!("{:.0}k", x / 1e3) })
-            .y_label_formatter(&|y| format!("{y}"));
+            .y_label_formatter(&|y| format!("{y:.0$}", (-y.log10().floor()).max(0.0) as usize));
         draw_mesh(&mut mesh)?;
         let (ours, straight) = (RUNS[0], ShapeStyle::from(&RUNS[1]).stroke_width(2));
         chart
