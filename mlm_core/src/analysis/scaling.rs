@@ -2,55 +2,78 @@
 
 use crate::error::{Error, Result};
 
-/// `loss = floor + a x^-b`: how a loss falls as `x` grows, be it parameters, sentences or steps (Kaplan et al. 2020, "Scaling
-/// laws for neural language models", which has no floor; Hoffmann et al. 2022, "Training compute-optimal large language
-/// models", fits one). Where the grammar of a text is known, nothing about the floor is left to guess.
+/// `loss(x) = irreducible + (scale / x)^exponent`: how a loss falls as `x` grows, be it parameters, sentences or steps (Kaplan et
+/// al. 2020, "Scaling laws for neural language models", equations 1.1 to 1.3, where nothing is irreducible; Hoffmann et al. 2022,
+/// "Training compute-optimal large language models", section 3.3, where something is).
 ///
 /// ```
 /// # use mlm_core::*;
 /// # fn main() -> Result<()> {
-/// let law = PowerLaw::fit(&[(1.0, 4.25), (4.0, 2.25), (16.0, 1.25)], 0.25)?;
-/// assert!((law.b - 0.5).abs() < 1e-9 && (law.loss(64.0) - 0.75).abs() < 1e-9);
+/// let law = PowerLaw::fit(&[(1.0, 4.25), (4.0, 2.25), (16.0, 1.25)])?;
+/// assert!((law.exponent - 0.5).abs() < 1e-9 && (law.irreducible - 0.25).abs() < 1e-9);
+/// assert!((law.scale - 16.0).abs() < 1e-6 && (law.loss(64.0) - 0.75).abs() < 1e-9);
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PowerLaw {
-    /// The excess over the floor where `x` is 1, in nats.
-    pub a: f64,
-    /// The exponent: where `x` is twice as large, the excess is `2^-b` times as large.
-    pub b: f64,
-    /// The smallest loss that any model can have, in nats.
-    pub floor: f64,
+    /// What stays of the loss, however large `x` is, in nats.
+    pub irreducible: f64,
+    /// The `x` at which the loss is 1 nat above that.
+    pub scale: f64,
+    /// Where `x` is twice as large, the rest of the loss is `2^-exponent` times as large.
+    pub exponent: f64,
 }
 
 impl PowerLaw {
-    /// The law that is nearest to points of `x` and loss: the straight line of `ln (loss - floor)` over `ln x` with the least
-    /// squared error.
+    /// The law that is nearest to points of `x` and loss, in the sum of the squared relative errors. The exponent is the best of
+    /// 0.001, 0.002, ..., 4; given an exponent, the other two are a linear problem of least squares.
     ///
     /// # Errors
-    /// When there are not two different `x`, one is not positive, or a loss is not above the floor.
-    pub fn fit(points: &[(f64, f64)], floor: f64) -> Result<Self> {
-        if let Some((x, loss)) =
-            points.iter().find(|(x, loss)| !(*x > 0.0 && x.is_finite() && *loss > floor && loss.is_finite()))
-        {
-            let expected = format!("positive numbers with losses above the floor, {floor}");
-            return Err(Error::argument("points", expected, format!("loss {loss} at {x}")));
+    /// When there are not three different `x`, an `x` or a loss is not positive, or the losses do not fall.
+    pub fn fit(points: &[(f64, f64)]) -> Result<Self> {
+        let positive = |number: f64| number > 0.0 && number.is_finite();
+        if let Some((x, loss)) = points.iter().find(|(x, loss)| !positive(*x) || !positive(*loss)) {
+            return Err(Error::argument(
+                "points",
+                "positive numbers with positive losses",
+                format!("loss {loss} at {x}"),
+            ));
         }
-        if points.iter().all(|(x, _)| *x == points[0].0) {
-            return Err(Error::argument("points", "at least two different x", format!("{} points", points.len())));
+        let mut xs: Vec<f64> = points.iter().map(|(x, _)| *x).collect();
+        xs.sort_by(f64::total_cmp);
+        xs.dedup();
+        if xs.len() < 3 {
+            return Err(Error::argument("points", "at least three different x", format!("{}", xs.len())));
         }
-        let logarithms: Vec<(f64, f64)> = points.iter().map(|(x, loss)| (x.ln(), (loss - floor).ln())).collect();
-        let count = logarithms.len() as f64;
-        let mean_x = logarithms.iter().map(|(x, _)| x).sum::<f64>() / count;
-        let mean_y = logarithms.iter().map(|(_, y)| y).sum::<f64>() / count;
-        let spread = logarithms.iter().map(|(x, _)| (x - mean_x).powi(2)).sum::<f64>();
-        let slope = logarithms.iter().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum::<f64>() / spread;
-        Ok(Self { a: (mean_y - slope * mean_x).exp(), b: -slope, floor })
+        (1..=4000)
+            .filter_map(|thousandths| Self::of_exponent(f64::from(thousandths) / 1000.0, points, xs[0]))
+            .map(|law| (law, points.iter().map(|(x, loss)| (law.loss(*x) / loss - 1.0).powi(2)).sum::<f64>()))
+            .min_by(|one, other| one.1.total_cmp(&other.1))
+            .map(|(law, _)| law)
+            .ok_or_else(|| Error::argument("points", "losses that fall as x grows", "losses that rise"))
+    }
+
+    /// The nearest of all laws with this exponent; none where the losses do not fall. Nothing irreducible is below 0.
+    fn of_exponent(exponent: f64, points: &[(f64, f64)], smallest: f64) -> Option<Self> {
+        // loss = irreducible + excess * power, each point weighted with loss^-2.
+        let (mut one, mut power_1, mut power_2, mut loss_1, mut loss_power) = (0.0, 0.0, 0.0, 0.0, 0.0);
+        for (x, loss) in points {
+            let (weight, power) = (loss.powi(-2), (smallest / x).powf(exponent));
+            one += weight;
+            power_1 += weight * power;
+            power_2 += weight * power * power;
+            loss_1 += weight * loss;
+            loss_power += weight * loss * power;
+        }
+        let excess = (one * loss_power - power_1 * loss_1) / (one * power_2 - power_1 * power_1);
+        let irreducible = (loss_1 - excess * power_1) / one;
+        let (irreducible, excess) = if irreducible < 0.0 { (0.0, loss_power / power_2) } else { (irreducible, excess) };
+        (excess > 0.0).then(|| Self { irreducible, scale: smallest * excess.powf(1.0 / exponent), exponent })
     }
 
     /// The loss that the law gives, in nats.
     pub fn loss(&self, x: f64) -> f64 {
-        self.floor + self.a * x.powf(-self.b)
+        self.irreducible + (self.scale / x).powf(self.exponent)
     }
 }

@@ -53,14 +53,21 @@ fn groups_of_runs_are_bands() {
 
 #[test]
 fn a_power_law_is_found_again() {
-    let points: Vec<(f64, f64)> = [1e4, 1e5, 1e6].map(|x: f64| (x, 0.3 + 50.0 * x.powf(-0.5))).to_vec();
-    let law = PowerLaw::fit(&points, 0.3).unwrap();
-    assert!((law.a - 50.0).abs() < 1e-6 && (law.b - 0.5).abs() < 1e-9, "{law:?}");
-    let drawing = svg(&plot::scaling(&points, 0.3, "parameters").unwrap());
-    assert_says(&drawing, &["parameters", "0.30 + 50.000 x^-0.50", "\n0.3\n"]);
-    assert_says(&message(PowerLaw::fit(&[(1.0, 0.2), (2.0, 0.1)], 0.15)), &["above the floor, 0.15", "loss 0.1 at 2"]);
-    assert_says(&message(PowerLaw::fit(&[(1.0, 0.2), (1.0, 0.3)], 0.0)), &["two different x"]);
-    assert_says(&message(PowerLaw::fit(&[], 0.0)), &["two different x"]);
+    for irreducible in [0.0, 0.03] {
+        let points = [1e4, 1e5, 2e5, 1e6].map(|x: f64| (x, irreducible + (3e4 / x).powf(0.75)));
+        let law = PowerLaw::fit(&points).unwrap();
+        let near = [law.irreducible - irreducible, law.scale / 3e4 - 1.0, law.exponent - 0.75];
+        assert!(near.iter().all(|off| off.abs() < 1e-9), "{law:?}");
+        let drawing = svg(&plot::scaling(&points, "parameters", "loss (nats)").unwrap());
+        assert_says(
+            &drawing,
+            &["parameters", "loss (nats)", &format!("{irreducible:.3} + (30k / x)^0.75"), "\n0.1\n", "\n1M\n"],
+        );
+    }
+    assert_says(&message(PowerLaw::fit(&[(1.0, 0.2), (2.0, 0.0), (3.0, 0.1)])), &["positive losses", "loss 0 at 2"]);
+    assert_says(&message(PowerLaw::fit(&[(1.0, 0.2), (1.0, 0.3), (2.0, 0.1)])), &["three different x", "2"]);
+    assert_says(&message(PowerLaw::fit(&[])), &["three different x", "0"]);
+    assert_says(&message(PowerLaw::fit(&[(1.0, 0.1), (2.0, 0.2), (3.0, 0.3)])), &["fall as x grows", "rise"]);
 }
 
 #[test]

@@ -1,26 +1,31 @@
 //! Losses that follow a power law.
 
+use plotters::coord::combinators::{BindKeyPoints, LogCoord, WithKeyPoints};
 use plotters::prelude::*;
+use plotters::series::DashedLineSeries;
 
-use super::{RUNS, card, draw_legend, draw_mesh, drawing};
+use super::{INK, RUNS, card, draw_legend, draw_mesh, drawing};
 use crate::analysis::scaling::PowerLaw;
 use crate::error::Result;
 use crate::figures::figure::Figure;
 
-/// Draws losses and the [`PowerLaw`] that is nearest to them, both axes logarithmic: how much they are above the floor, over
-/// what is scaled. A power law is a straight line there.
+/// Draws losses over what is scaled, the [`PowerLaw`] that is nearest to them, and what it says is irreducible. Both axes, which
+/// are called `x` and `y`, are logarithmic: without something irreducible, a power law is a straight line there.
 ///
 /// # Errors
 /// As [`PowerLaw::fit`].
-pub fn scaling(points: &[(f64, f64)], floor: f64, x: &str) -> Result<Figure> {
-    let law = PowerLaw::fit(points, floor)?;
-    let excess: Vec<(f64, f64)> = points.iter().map(|&(x, loss)| (x, loss - floor)).collect();
-    let range = |of: &dyn Fn(&(f64, f64)) -> f64| {
-        let numbers = || excess.iter().map(of);
-        (numbers().fold(f64::INFINITY, f64::min) / 1.2, numbers().fold(0.0, f64::max) * 1.2)
+pub fn scaling(points: &[(f64, f64)], x: &str, y: &str) -> Result<Figure> {
+    let law = PowerLaw::fit(points)?;
+    let range = |numbers: &mut dyn Iterator<Item = f64>| {
+        let (least, most) =
+            numbers.fold((f64::INFINITY, 0.0_f64), |(least, most), now| (least.min(now), most.max(now)));
+        (least / 1.2, most * 1.2)
     };
-    let ((left, right), (bottom, top)) = (range(&|point| point.0), range(&|point| point.1));
-    let line = [left, right].map(|x| (x, law.loss(x) - floor));
+    let (left, right) = range(&mut points.iter().map(|point| point.0));
+    let stays = Some(law.irreducible).filter(|stays| *stays > 0.0);
+    let (bottom, top) = range(&mut points.iter().map(|point| point.1).chain(stays));
+    let curve = (0..=100).map(|part| left * (right / left).powf(f64::from(part) / 100.0)).map(|x| (x, law.loss(x)));
+    let said = format!("{:.3} + ({} / x)^{:.2}", law.irreducible, large(law.scale), law.exponent);
     let mut source = String::new();
     {
         let root = card(&mut source, (560, 360))?;
@@ -29,33 +34,48 @@ pub fn scaling(points: &[(f64, f64)], floor: f64, x: &str) -> Result<Figure> {
             .margin_right(28)
             .x_label_area_size(48)
             .y_label_area_size(72)
-            .build_cartesian_2d((left..right).log_scale(), (bottom.min(line[1].1)..top.max(line[0].1)).log_scale())
+            .build_cartesian_2d(logarithmic(left, right), logarithmic(bottom, top))
             .map_err(drawing)?;
         let mut mesh = chart.configure_mesh();
         mesh.x_desc(x)
-            .y_desc("loss above the floor (nats)")
-            .x_label_formatter(&|x| if *x < 1e4 { format!("{x:.0}") } else { format!("{:.0}k", x / 1e3) })
+            .y_desc(y)
+            .x_label_formatter(&|x| large(*x))
             .y_label_formatter(&|y| format!("{y:.0$}", (-y.log10().floor()).max(0.0) as usize));
         draw_mesh(&mut mesh)?;
-        let (ours, straight) = (RUNS[0], ShapeStyle::from(&RUNS[1]).stroke_width(2));
+        let (ours, fit) = (RUNS[0], ShapeStyle::from(&RUNS[1]).stroke_width(2));
         chart
-            .draw_series(excess.iter().map(|&point| Circle::new(point, 4, ours.filled())))
+            .draw_series(LineSeries::new(curve, fit))
+            .map_err(drawing)?
+            .label(&said)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], fit));
+        let asymptote = stays.into_iter().flat_map(|stays| [(left, stays), (right, stays)]);
+        chart.draw_series(DashedLineSeries::new(asymptote, 2, 4, INK.into())).map_err(drawing)?;
+        chart
+            .draw_series(points.iter().map(|&point| Circle::new(point, 4, ours.filled())))
             .map_err(drawing)?
             .label("a model")
             .legend(move |(x, y)| Circle::new((x + 12, y), 4, ours.filled()));
-        chart
-            .draw_series(LineSeries::new(line, straight))
-            .map_err(drawing)?
-            .label(format!("{floor:.2} + {:.3} x^-{:.2}", law.a, law.b))
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], straight));
         draw_legend(&mut chart, SeriesLabelPosition::UpperRight)?;
         root.present().map_err(drawing)?;
     }
-    let description = format!(
-        "Loss above the floor of {floor:.3} over {x}, {} models: near to {:.3} x^-{:.3}.",
-        points.len(),
-        law.a,
-        law.b
-    );
+    let description = format!("{y} over {x}, {} models: near to {said}.", points.len());
     Ok(Figure::svg(source, description))
+}
+
+/// An axis with 1, 2, 5, 10, 20 and so on.
+fn logarithmic(from: f64, to: f64) -> WithKeyPoints<LogCoord<f64>> {
+    let decades = from.log10().floor() as i32..=to.log10().floor() as i32;
+    let marks = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|digit| digit * 10_f64.powi(decade)));
+    let marks = marks.filter(|mark| (from..=to).contains(mark)).collect();
+    LogCoord::from((from..to).log_scale()).with_key_points(marks)
+}
+
+/// 3.5, 20, 350, 35k, 1M.
+fn large(number: f64) -> String {
+    match number {
+        ..10.0 if number.fract() != 0.0 => format!("{number:.1}"),
+        ..1e4 => format!("{number:.0}"),
+        ..1e6 => format!("{:.0}k", number / 1e3),
+        _ => format!("{:.0}M", number / 1e6),
+    }
 }
