@@ -15,6 +15,9 @@ pub(crate) struct Size {
     pub(crate) masked: usize,
     /// Σ length² over the sequences.
     pub(crate) pairs: usize,
+    /// The rows that the last layer is asked for, and Σ of those of a sequence times its length.
+    pub(crate) asked: usize,
+    pub(crate) asked_pairs: usize,
     /// The longest sequence.
     pub(crate) longest: usize,
 }
@@ -26,21 +29,23 @@ pub(crate) struct Normal {
     pub(crate) scale: Buffer,
 }
 
-/// Of one layer.
+/// Of one layer. Its queries, and all that follows from them, are those of the rows that it is asked for.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LayerActivations {
-    /// Queries, keys and values `[tokens, 3 d_model]`.
-    pub(crate) qkv: Buffer,
-    /// For each sequence `[heads, length, length]`, before dropout.
+    /// `[asked, d_model]`
+    pub(crate) queries: Buffer,
+    /// Keys and values `[tokens, 2 d_model]`.
+    pub(crate) keys_values: Buffer,
+    /// For each sequence `[heads, asked, length]`, before dropout.
     pub(crate) probabilities: Buffer,
-    /// `[tokens, d_model]`
+    /// `[asked, d_model]`
     pub(crate) context: Buffer,
     pub(crate) attention_normal: Normal,
-    /// The attention block's output after LayerNorm `[tokens, d_model]`.
+    /// The attention block's output after LayerNorm `[asked, d_model]`.
     pub(crate) attended: Buffer,
-    /// GELU's slopes `[tokens, d_ff]`.
+    /// GELU's slopes `[asked, d_ff]`.
     pub(crate) slope: Buffer,
-    /// GELU's outputs `[tokens, d_ff]`.
+    /// GELU's outputs `[asked, d_ff]`.
     pub(crate) activated: Buffer,
     pub(crate) output_normal: Normal,
 }
@@ -49,10 +54,10 @@ pub(crate) struct LayerActivations {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Activations {
     pub(crate) embeddings_normal: Normal,
-    /// The input of each layer and the output of the last `[layers + 1][tokens, d_model]`.
+    /// The input of each layer `[tokens, d_model]`, and the output of the last `[asked, d_model]`.
     pub(crate) hidden: Vec<Buffer>,
     pub(crate) layers: Vec<LayerActivations>,
-    /// The masked rows `[masked, d_model]`: of the last layer's output, of GELU's slopes, of the transform's output.
+    /// The masked rows `[masked, d_model]`: of the last layer's input, of GELU's slopes, of the transform's output.
     pub(crate) gathered: Buffer,
     pub(crate) head_slope: Buffer,
     pub(crate) head_normal: Normal,
@@ -67,12 +72,13 @@ pub(crate) struct Activations {
 pub(crate) struct Scratch {
     pub(crate) linear: Room,
     pub(crate) attention: attention::Scratch,
-    /// Gradients `[tokens, d_model]`: of hidden states, of a block's output, of contexts.
+    /// Gradients `[tokens, d_model]`: of hidden states, of a block's output, of contexts, of queries.
     pub(crate) dhidden: Buffer,
     pub(crate) doutput: Buffer,
     pub(crate) dcontext: Buffer,
-    /// `[tokens, 3 d_model]`
-    pub(crate) dqkv: Buffer,
+    pub(crate) dqueries: Buffer,
+    /// `[tokens, 2 d_model]`
+    pub(crate) dkeys_values: Buffer,
     /// `[tokens, d_ff]`
     pub(crate) dactivated: Buffer,
     /// `[masked, d_model]`
@@ -104,12 +110,11 @@ impl Activations {
 
     /// All buffers and the lengths that they need.
     fn buffers(&mut self, config: &ModelConfig, size: Size) -> impl Iterator<Item = (&mut Buffer, usize)> {
-        let Size { tokens, masked, pairs, longest } = size;
-        let rows = tokens.saturating_mul(config.d_model);
-        let wide = tokens.saturating_mul(config.d_ff);
-        let masked_rows = masked.saturating_mul(config.d_model);
-        let pairs = pairs.saturating_mul(config.heads);
-        let widest_input = config.d_ff.max(config.d_model);
+        let Size { tokens, masked, pairs, asked, asked_pairs, longest } = size;
+        let ModelConfig { d_model, d_ff, heads, .. } = *config;
+        let rows = tokens.saturating_mul(d_model);
+        let masked_rows = masked.saturating_mul(d_model);
+        let widest_input = d_ff.max(d_model);
         // Keys of a sequence or its scores.
         let of_attention = Panels::room(longest.max(config.head_dim()), longest.max(config.head_dim()));
         let Self {
@@ -121,21 +126,29 @@ impl Activations {
             head_normal,
             transformed,
             logits,
-            scratch: Scratch { linear, attention, dhidden, doutput, dcontext, dqkv, dactivated, dtransformed },
+            scratch:
+                Scratch { linear, attention, dhidden, doutput, dcontext, dqueries, dkeys_values, dactivated, dtransformed },
         } = self;
-        let layers = layers.iter_mut().flat_map(move |layer| {
+        let last = config.layers;
+        let layers = layers.iter_mut().enumerate().flat_map(move |(nth, layer)| {
+            let (asked, pairs) = if nth + 1 == last { (asked, asked_pairs) } else { (tokens, pairs) };
             [
-                (&mut layer.qkv, rows.saturating_mul(3)),
-                (&mut layer.probabilities, pairs),
-                (&mut layer.context, rows),
-                (&mut layer.attention_normal.rows, rows),
-                (&mut layer.attention_normal.scale, tokens),
-                (&mut layer.attended, rows),
-                (&mut layer.slope, wide),
-                (&mut layer.activated, wide),
-                (&mut layer.output_normal.rows, rows),
-                (&mut layer.output_normal.scale, tokens),
+                (&mut layer.queries, asked.saturating_mul(d_model)),
+                (&mut layer.keys_values, rows.saturating_mul(2)),
+                (&mut layer.probabilities, pairs.saturating_mul(heads)),
+                (&mut layer.context, asked.saturating_mul(d_model)),
+                (&mut layer.attention_normal.rows, asked.saturating_mul(d_model)),
+                (&mut layer.attention_normal.scale, asked),
+                (&mut layer.attended, asked.saturating_mul(d_model)),
+                (&mut layer.slope, asked.saturating_mul(d_ff)),
+                (&mut layer.activated, asked.saturating_mul(d_ff)),
+                (&mut layer.output_normal.rows, asked.saturating_mul(d_model)),
+                (&mut layer.output_normal.scale, asked),
             ]
+        });
+        let hidden = hidden.iter_mut().enumerate().map(move |(nth, buffer)| {
+            let rows = if nth == last { asked } else { tokens };
+            (buffer, rows.saturating_mul(d_model))
         });
         let others = [
             (&mut embeddings_normal.rows, rows),
@@ -149,14 +162,15 @@ impl Activations {
             (dhidden, rows),
             (doutput, rows),
             (dcontext, rows),
-            (dqkv, rows.saturating_mul(3)),
-            (dactivated, wide),
+            (dqueries, rows),
+            (dkeys_values, rows.saturating_mul(2)),
+            (dactivated, tokens.saturating_mul(d_ff)),
             (dtransformed, masked_rows),
             (attention.panels.buffer(), of_attention),
             (&mut attention.dropped, longest.saturating_mul(longest)),
             (&mut attention.scores, longest.saturating_mul(longest)),
         ];
         let linear = linear.buffers(tokens, widest_input, widest_input.max(config.vocab));
-        hidden.iter_mut().map(move |buffer| (buffer, rows)).chain(layers).chain(others).chain(linear)
+        hidden.chain(layers).chain(others).chain(linear)
     }
 }

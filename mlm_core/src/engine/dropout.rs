@@ -7,6 +7,7 @@
 
 use pulp::{Simd, with_simd};
 
+use crate::engine::share::Rows;
 use crate::model::dropout::{RowDropout, Site};
 use crate::vectors::arch;
 
@@ -18,12 +19,18 @@ pub(crate) struct Dropout {
     pub(crate) probability: f64,
 }
 
-/// Forward and backward: x = f x for rows of `columns` units, the first of which is row `first` of the batch.
+/// Forward and backward: x = f x for rows of `columns` units, which are these rows of the batch.
 #[with_simd(apply = arch())]
 #[inline(always)]
-pub(crate) fn apply_simd<S: Simd>(_simd: S, dropout: Option<Dropout>, first: usize, columns: usize, x: &mut [f32]) {
+pub(crate) fn apply_simd<'a, S: Simd>(
+    _simd: S,
+    dropout: Option<Dropout>,
+    rows: Rows<'a>,
+    columns: usize,
+    x: &'a mut [f32],
+) {
     let Some(Dropout { seed, site, probability }) = dropout else { return };
-    for (row, x) in x.chunks_exact_mut(columns).enumerate() {
-        RowDropout::new(seed, site, (first + row) as u64, probability).apply(x);
+    for (nth, x) in x.chunks_exact_mut(columns).enumerate() {
+        RowDropout::new(seed, site, rows.get(nth) as u64, probability).apply(x);
     }
 }

@@ -33,8 +33,8 @@ pub(crate) struct LayerNorm {
 /// One of the model's `layers`.
 #[derive(Clone, Debug)]
 pub(crate) struct Layer {
-    /// Queries, keys and values.
-    pub(crate) qkv: [Linear; 3],
+    pub(crate) query: Linear,
+    pub(crate) key_value: [Linear; 2],
     pub(crate) attention_output: Linear,
     pub(crate) attention_norm: LayerNorm,
     pub(crate) intermediate: Linear,
@@ -71,8 +71,8 @@ impl Layers {
         let layer = |layer: usize| -> Result<Layer> {
             let name = format!("bert.encoder.layer.{layer}");
             Ok(Layer {
-                qkv: [
-                    linear(&format!("{name}.attention.self.query"), d_model)?,
+                query: linear(&format!("{name}.attention.self.query"), d_model)?,
+                key_value: [
                     linear(&format!("{name}.attention.self.key"), d_model)?,
                     linear(&format!("{name}.attention.self.value"), d_model)?,
                 ],
@@ -104,7 +104,8 @@ impl Layers {
     /// Copies all matrices for the products, as the weights are now.
     pub(crate) fn pack(&mut self, weights: &[f32], room: &mut Room) {
         let layers = self.layers.iter_mut().flat_map(|layer| {
-            layer.qkv.iter_mut().chain([&mut layer.attention_output, &mut layer.intermediate, &mut layer.output])
+            let others = [&mut layer.query, &mut layer.attention_output, &mut layer.intermediate, &mut layer.output];
+            layer.key_value.iter_mut().chain(others)
         });
         for linear in layers.chain([&mut self.transform, &mut self.decoder]) {
             let matrix = linear.matrix(weights);

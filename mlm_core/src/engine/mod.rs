@@ -27,6 +27,7 @@ mod matmul;
 mod native;
 mod pass;
 pub(crate) mod pool;
+mod share;
 mod vector;
 
 #[cfg(test)]
@@ -48,8 +49,9 @@ use crate::engine::buffer::Buffer;
 use crate::engine::clock::{Clock, Operation};
 use crate::engine::layers::Layers;
 use crate::engine::mail::post;
-use crate::engine::pass::{Pass, Share};
+use crate::engine::pass::Pass;
 use crate::engine::pool::{Pool, lock};
+use crate::engine::share::{Asked, Attended, Share};
 use crate::error::{Error, Result};
 use crate::kernel::check_interrupt;
 use crate::model::config::ModelConfig;
@@ -109,6 +111,12 @@ enum Step {
     Logits,
     Loss,
     Backward,
+}
+
+impl Step {
+    fn asked(self) -> Asked {
+        if self == Step::Encode { Asked::All } else { Asked::Masked }
+    }
 }
 
 /// One thread's memory, which no other touches while it works. Two neighbouring lines come into a cache together, so it
@@ -216,7 +224,7 @@ impl Engine {
         state.went_forward = false;
         copy(batch, &mut state.batch);
         state.mode = mode;
-        state.share_out(&self.config)?;
+        state.share_out(&self.config, step)?;
         state.run(&self.config, step);
         state.went_forward = step == Step::Loss;
         Ok(state)
@@ -235,7 +243,7 @@ fn copy(batch: &Batch, to: &mut Batch) {
 
 impl State {
     /// Gives each worker neighbouring sequences, about the same number of tokens for each, and the memory for them.
-    fn share_out(&mut self, config: &ModelConfig) -> Result<()> {
+    fn share_out(&mut self, config: &ModelConfig, step: Step) -> Result<()> {
         let Self { workers, batch, .. } = self;
         let (tokens, sequences, threads) = (batch.tokens(), batch.sequences(), workers.len());
         let (mut start, mut missing) = (0, 0usize);
@@ -249,7 +257,7 @@ impl State {
             let end = if nth + 1 == threads { sequences } else { nearest.max(start) };
             let mut worker = lock(worker);
             worker.sequences = start..end;
-            let size = Share::new(batch, start..end).size();
+            let size = Share::new(batch, start..end).size(step.asked());
             missing = missing.saturating_add(worker.activations.missing(config, size));
             start = end;
         }
@@ -258,7 +266,7 @@ impl State {
         }
         for worker in workers.iter() {
             let Worker { activations, sequences, .. } = &mut *lock(worker);
-            activations.fit(config, Share::new(batch, sequences.clone()).size());
+            activations.fit(config, Share::new(batch, sequences.clone()).size(step.asked()));
         }
         Ok(())
     }
@@ -279,7 +287,7 @@ impl State {
             }
             let idle = Range::is_empty(sequences);
             let share = Share::new(batch, sequences.clone());
-            let pass = Pass { config, mode: *mode, share, weights, layers, clock };
+            let pass = Pass { config, mode: *mode, share, asked: step.asked(), weights, layers, clock };
             match step {
                 Step::Backward => {
                     if idle {
@@ -409,9 +417,10 @@ impl Encoder for Engine {
         for worker in &state.workers {
             let Worker { activations, sequences, .. } = &*lock(worker);
             let share = Share::new(batch, sequences.clone());
-            for (sequence, (_, rows, pairs)) in sequences.clone().zip(share.each_attention(heads)) {
-                let length = rows.len();
-                let from = &activations.hidden[layers][rows.start * d_model..rows.end * d_model];
+            let each = share.each_attention(heads, Step::Encode.asked());
+            for (sequence, Attended { keys, pairs, .. }) in sequences.clone().zip(each) {
+                let length = keys.len();
+                let from = &activations.hidden[layers][keys.start * d_model..keys.end * d_model];
                 hidden[sequence * seq * d_model..][..from.len()].copy_from_slice(from);
                 for (padded, kept) in attention.iter_mut().zip(&activations.layers) {
                     for (row, from) in kept.probabilities[pairs.clone()].chunks_exact(length).enumerate() {

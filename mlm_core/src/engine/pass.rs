@@ -1,13 +1,17 @@
 //! One worker's way through the model, forward and back: takes its share of a batch, whole sequences that lie end to
 //! end, gives the loss of its masked rows, and then the gradient of every weight. Which operation follows which is
 //! written here, the operations themselves each in a file of its own.
+//!
+//! In training nobody asks for the last layer's output where nothing is masked. Its gradient there is 0, and so is that of all
+//! that leads to it and nowhere else: of the query, the context and the feed-forward block. The last layer goes through these
+//! for the masked rows only. Loss and gradients are the same as if it did not.
 
 use std::ops::Range;
 
 use pulp::{Simd, with_simd};
 
-use crate::engine::activations::{Activations, Normal, Scratch, Size};
-use crate::engine::attention::{self, Heads};
+use crate::engine::activations::{Activations, Normal, Scratch};
+use crate::engine::attention::{self, Heads, Sequence};
 use crate::engine::clock::{Clock, Operation};
 use crate::engine::dropout::{self, Dropout};
 use crate::engine::embeddings::{self, TableGradients, Tables};
@@ -16,75 +20,12 @@ use crate::engine::layers::{LayerNorm, Layers, Linear};
 use crate::engine::linear::Room;
 use crate::engine::loss::softmax_cross_entropy;
 use crate::engine::matmul::{Start, Target};
+use crate::engine::share::{Asked, Attended, Rows, Share};
 use crate::engine::{gelu, layer_norm, linear, vector};
 use crate::model::config::ModelConfig;
 use crate::model::dropout::Site;
 use crate::model::encoder::Mode;
-use crate::text::batch::Batch;
 use crate::vectors::arch;
-
-/// Some sequences of a batch: a worker's share.
-#[derive(Clone, Debug)]
-pub(crate) struct Share<'a> {
-    batch: &'a Batch,
-    sequences: Range<usize>,
-}
-
-impl<'a> Share<'a> {
-    pub(crate) fn new(batch: &'a Batch, sequences: Range<usize>) -> Self {
-        Self { batch, sequences }
-    }
-
-    /// Its rows of the batch.
-    fn rows(&self) -> Range<usize> {
-        self.batch.offsets[self.sequences.start]..self.batch.offsets[self.sequences.end]
-    }
-
-    /// Its masked rows, as a range of [`Batch::masked_rows`].
-    fn masked(&self) -> Range<usize> {
-        let (rows, masked) = (self.rows(), &self.batch.masked_rows);
-        masked.partition_point(|&row| row < rows.start)..masked.partition_point(|&row| row < rows.end)
-    }
-
-    /// Its masked rows, counted from its first row.
-    fn masked_rows(&self) -> impl Iterator<Item = usize> + 'a {
-        let start = self.rows().start;
-        self.batch.masked_rows[self.masked()].iter().map(move |row| row - start)
-    }
-
-    /// The rows of the batch, sequence by sequence.
-    fn each_sequence(&self) -> impl Iterator<Item = Range<usize>> + 'a {
-        self.batch.offsets[self.sequences.start..=self.sequences.end].windows(2).map(|ends| ends[0]..ends[1])
-    }
-
-    /// Each token's id and position in its sequence.
-    fn tokens(&self) -> impl Iterator<Item = (u32, usize)> + 'a {
-        let batch = self.batch;
-        self.each_sequence().flat_map(move |rows| batch.input_ids[rows].iter().copied().zip(0..))
-    }
-
-    pub(crate) fn size(&self) -> Size {
-        Size {
-            tokens: self.rows().len(),
-            masked: self.masked().len(),
-            pairs: self.each_sequence().map(|rows| rows.len() * rows.len()).sum(),
-            longest: self.each_sequence().map(|rows| rows.len()).max().unwrap_or(0),
-        }
-    }
-
-    /// For each sequence: its rows in the batch, its rows in the worker's buffers, its part of the probabilities.
-    pub(crate) fn each_attention(
-        &self,
-        heads: usize,
-    ) -> impl Iterator<Item = (Range<usize>, Range<usize>, Range<usize>)> + 'a {
-        let (start, mut end) = (self.rows().start, 0);
-        self.each_sequence().map(move |rows| {
-            let pairs = end..end + heads * rows.len() * rows.len();
-            end = pairs.end;
-            (rows.clone(), rows.start - start..rows.end - start, pairs)
-        })
-    }
-}
 
 /// What there is to compute, and with what.
 #[derive(Debug)]
@@ -92,17 +33,19 @@ pub(crate) struct Pass<'a> {
     pub(crate) config: &'a ModelConfig,
     pub(crate) mode: Mode,
     pub(crate) share: Share<'a>,
+    /// What the last layer is asked for.
+    pub(crate) asked: Asked,
     pub(crate) weights: &'a [f32],
     pub(crate) layers: &'a Layers,
     pub(crate) clock: &'a Clock,
 }
 
 impl Pass<'_> {
-    /// Hidden states and probabilities of all layers.
+    /// Hidden states and probabilities of all layers, of the last for the rows that it is asked for.
     pub(crate) fn encode(&self, activations: &mut Activations) {
         let Self { config, share, weights, layers, .. } = self;
         let d_model = config.d_model;
-        let Activations { embeddings_normal, hidden, layers: of_layers, scratch, .. } = activations;
+        let Activations { embeddings_normal, hidden, layers: of_layers, gathered, scratch, .. } = activations;
         let tables = Tables {
             word: &weights[layers.word.clone()],
             position: &weights[layers.position.clone()],
@@ -111,28 +54,36 @@ impl Pass<'_> {
         embeddings::forward(share.tokens(), tables, d_model, &mut embeddings_normal.rows);
         self.clock.lap(Operation::Embeddings);
         self.norm_forward(&layers.embeddings_norm, embeddings_normal, &mut hidden[0]);
-        self.drop(Site::Embeddings, &mut hidden[0]);
+        self.drop(Site::Embeddings, share.asked(Asked::All), &mut hidden[0]);
 
         for (nth, (layer, kept)) in layers.layers.iter().zip(of_layers).enumerate() {
             let (input, output) = hidden[nth..].split_first_mut().expect("one more than layers");
             let (input, output) = (&**input, &mut output[0]);
+            let asked = self.asked_of(nth);
+            let asked_input = self.gather(asked, input, gathered);
 
-            for (part, linear) in layer.qkv.iter().enumerate() {
-                let target = Target::new(&mut kept.qkv[part * d_model..], 3 * d_model);
+            let queries = Target::new(&mut kept.queries, d_model);
+            self.linear_forward(&layer.query, Matrix::new(asked_input, d_model), queries, &mut scratch.linear);
+            for (part, linear) in layer.key_value.iter().enumerate() {
+                let target = Target::new(&mut kept.keys_values[part * d_model..], 2 * d_model);
                 self.linear_forward(linear, Matrix::new(input, d_model), target, &mut scratch.linear);
             }
-            for (in_batch, rows, pairs) in share.each_attention(config.heads) {
-                let qkv = &kept.qkv[3 * d_model * rows.start..3 * d_model * rows.end];
-                let context = &mut kept.context[d_model * rows.start..d_model * rows.end];
+            for Attended { rows, queries, keys, pairs } in share.each_attention(config.heads, asked) {
+                let sequence = Sequence {
+                    rows,
+                    queries: &kept.queries[numbers(&queries, d_model)],
+                    keys_values: &kept.keys_values[numbers(&keys, 2 * d_model)],
+                };
+                let context = &mut kept.context[numbers(&queries, d_model)];
                 let probabilities = &mut kept.probabilities[pairs];
-                attention::forward(self.heads(nth), in_batch, qkv, probabilities, context, &mut scratch.attention);
+                attention::forward(self.heads(nth), &sequence, probabilities, context, &mut scratch.attention);
             }
             self.clock.lap(Operation::Attention);
             let sum = &mut kept.attention_normal.rows;
             let context = Matrix::new(&kept.context, d_model);
             self.linear_forward(&layer.attention_output, context, Target::new(sum, d_model), &mut scratch.linear);
-            self.drop(Site::AttentionOutput(nth), sum);
-            add(sum, input);
+            self.drop(Site::AttentionOutput(nth), share.asked(asked), sum);
+            add(sum, asked_input);
             self.norm_forward(&layer.attention_norm, &mut kept.attention_normal, &mut kept.attended);
 
             let attended = Matrix::new(&kept.attended, d_model);
@@ -147,25 +98,20 @@ impl Pass<'_> {
             let sum = &mut kept.output_normal.rows;
             let activated = Matrix::new(&kept.activated, config.d_ff);
             self.linear_forward(&layer.output, activated, Target::new(sum, d_model), &mut scratch.linear);
-            self.drop(Site::Output(nth), sum);
+            self.drop(Site::Output(nth), share.asked(asked), sum);
             add(sum, &kept.attended);
             self.norm_forward(&layer.output_norm, &mut kept.output_normal, output);
         }
     }
 
-    /// Logits at the masked rows.
+    /// Logits at the masked rows, after [`Pass::encode`] for these.
     pub(crate) fn head(&self, activations: &mut Activations) {
-        let Self { config, share, layers, .. } = self;
+        let Self { config, layers, .. } = self;
         let ModelConfig { d_model, vocab, .. } = **config;
-        let Activations { hidden, gathered, head_slope, head_normal, transformed, logits, scratch, .. } = activations;
-        let hidden = &hidden[config.layers];
-        for (row, to) in share.masked_rows().zip(gathered.chunks_exact_mut(d_model)) {
-            to.copy_from_slice(&hidden[row * d_model..][..d_model]);
-        }
-        self.clock.lap(Operation::Loss);
+        let Activations { hidden, head_slope, head_normal, transformed, logits, scratch, .. } = activations;
         self.linear_forward(
             &layers.transform,
-            Matrix::new(gathered, d_model),
+            Matrix::new(&hidden[config.layers], d_model),
             Target::new(head_slope, d_model),
             &mut scratch.linear,
         );
@@ -183,14 +129,13 @@ impl Pass<'_> {
     /// The part of the batch's mean loss that comes from the worker's masked rows; the logits become their gradients.
     pub(crate) fn loss(&self, activations: &mut Activations) -> f64 {
         let Self { config, share, .. } = self;
-        let all = share.batch.masked_rows.len();
-        let targets = &share.batch.targets[share.masked()];
-        let loss = softmax_cross_entropy(&mut activations.logits, targets, config.vocab, 1.0 / all as f32);
+        let all = share.masked_in_batch();
+        let loss = softmax_cross_entropy(&mut activations.logits, share.targets(), config.vocab, 1.0 / all as f32);
         self.clock.lap(Operation::Loss);
         loss / all as f64
     }
 
-    /// The gradients of all weights, written anew, after [`encode`], [`head`] and [`loss`].
+    /// The gradients of all weights, written anew, after [`Pass::encode`], [`Pass::head`] and [`Pass::loss`].
     pub(crate) fn backward(&self, activations: &mut Activations, gradients: &mut [f32]) {
         let Self { config, share, layers, .. } = self;
         let ModelConfig { d_model, d_ff, vocab, .. } = **config;
@@ -202,7 +147,8 @@ impl Pass<'_> {
             dhidden,
             doutput,
             dcontext,
-            dqkv,
+            dqueries,
+            dkeys_values,
             dactivated,
             dtransformed,
         } = &mut activations.scratch;
@@ -216,69 +162,71 @@ impl Pass<'_> {
         gelu::backward(head_slope, dtransformed);
         self.clock.lap(Operation::Gelu);
         let dtransformed = Matrix::new(dtransformed, d_model);
-        self.weights_backward(&layers.transform, Matrix::new(gathered, d_model), dtransformed, gradients, room);
-        let dgathered = &mut doutput[..share.masked().len() * d_model];
-        let target = Target::new(dgathered, d_model);
-        self.input_backward(&layers.transform, dtransformed, Start::Zero, target, room);
-        dhidden.fill(0.0);
-        for (row, from) in share.masked_rows().zip(dgathered.chunks_exact(d_model)) {
-            dhidden[row * d_model..][..d_model].copy_from_slice(from);
-        }
-        self.clock.lap(Operation::Loss);
+        let last = Matrix::new(&hidden[config.layers], d_model);
+        self.weights_backward(&layers.transform, last, dtransformed, gradients, room);
+        self.input_backward(&layers.transform, dtransformed, Start::Zero, Target::new(dhidden, d_model), room);
 
         for (nth, (layer, kept)) in layers.layers.iter().zip(of_layers).enumerate().rev() {
-            // The feed-forward block; dhidden becomes the gradient of the sum before LayerNorm, which both summands have.
-            self.norm_backward(&layer.output_norm, &kept.output_normal, dhidden, gradients);
-            doutput.copy_from_slice(dhidden);
-            self.drop(Site::Output(nth), doutput);
+            let asked = self.asked_of(nth);
+            let rows = share.asked(asked);
+            let asked_input = if asked == Asked::All { &*hidden[nth] } else { &**gathered };
+            let dasked = &mut dhidden[..rows.len() * d_model];
+            let doutput = &mut doutput[..rows.len() * d_model];
+            let dcontext = &mut dcontext[..rows.len() * d_model];
+            let dqueries = &mut dqueries[..rows.len() * d_model];
+            let dactivated = &mut dactivated[..rows.len() * d_ff];
+
+            // The feed-forward block; dasked becomes the gradient of the sum before LayerNorm, which both summands have.
+            self.norm_backward(&layer.output_norm, &kept.output_normal, dasked, gradients);
+            doutput.copy_from_slice(dasked);
+            self.drop(Site::Output(nth), rows.clone(), doutput);
             let dsum = Matrix::new(doutput, d_model);
             self.weights_backward(&layer.output, Matrix::new(&kept.activated, d_ff), dsum, gradients, room);
             self.input_backward(&layer.output, dsum, Start::Zero, Target::new(dactivated, d_ff), room);
             gelu::backward(&kept.slope, dactivated);
             self.clock.lap(Operation::Gelu);
             let dactivated = Matrix::new(dactivated, d_ff);
-            self.weights_backward(
-                &layer.intermediate,
-                Matrix::new(&kept.attended, d_model),
-                dactivated,
-                gradients,
-                room,
-            );
-            let target = Target::new(dhidden, d_model);
-            self.input_backward(&layer.intermediate, dactivated, Start::Target, target, room);
+            let attended = Matrix::new(&kept.attended, d_model);
+            self.weights_backward(&layer.intermediate, attended, dactivated, gradients, room);
+            self.input_backward(&layer.intermediate, dactivated, Start::Target, Target::new(dasked, d_model), room);
 
             // The attention block.
-            self.norm_backward(&layer.attention_norm, &kept.attention_normal, dhidden, gradients);
-            doutput.copy_from_slice(dhidden);
-            self.drop(Site::AttentionOutput(nth), doutput);
+            self.norm_backward(&layer.attention_norm, &kept.attention_normal, dasked, gradients);
+            doutput.copy_from_slice(dasked);
+            self.drop(Site::AttentionOutput(nth), rows, doutput);
             let dsum = Matrix::new(doutput, d_model);
             self.weights_backward(&layer.attention_output, Matrix::new(&kept.context, d_model), dsum, gradients, room);
-            let target = Target::new(dcontext, d_model);
-            self.input_backward(&layer.attention_output, dsum, Start::Zero, target, room);
-            for (in_batch, rows, pairs) in share.each_attention(config.heads) {
-                let wide = 3 * d_model * rows.start..3 * d_model * rows.end;
-                let (qkv, dqkv) = (&kept.qkv[wide.clone()], &mut dqkv[wide]);
-                let dcontext = &dcontext[d_model * rows.start..d_model * rows.end];
+            self.input_backward(&layer.attention_output, dsum, Start::Zero, Target::new(dcontext, d_model), room);
+            for Attended { rows, queries, keys, pairs } in share.each_attention(config.heads, asked) {
+                let (queries, keys) = (numbers(&queries, d_model), numbers(&keys, 2 * d_model));
+                let of_sequence = Sequence {
+                    rows,
+                    queries: &kept.queries[queries.clone()],
+                    keys_values: &kept.keys_values[keys.clone()],
+                };
                 attention::backward(
                     self.heads(nth),
-                    in_batch,
-                    qkv,
+                    &of_sequence,
                     &kept.probabilities[pairs],
-                    dcontext,
-                    dqkv,
+                    &dcontext[queries.clone()],
+                    [&mut dqueries[queries], &mut dkeys_values[keys]],
                     attention_room,
                 );
             }
             self.clock.lap(Operation::Attention);
-            for (part, linear) in layer.qkv.iter().enumerate() {
+            let dqueries = Matrix::new(dqueries, d_model);
+            self.weights_backward(&layer.query, Matrix::new(asked_input, d_model), dqueries, gradients, room);
+            self.input_backward(&layer.query, dqueries, Start::Target, Target::new(dasked, d_model), room);
+            self.scatter(asked, dhidden, doutput);
+            for (part, linear) in layer.key_value.iter().enumerate() {
                 let input = Matrix::new(&hidden[nth], d_model);
-                let dpart = Matrix::part(&dqkv[part * d_model..], share.rows().len(), d_model, 3 * d_model);
+                let dpart = Matrix::part(&dkeys_values[part * d_model..], share.rows().len(), d_model, 2 * d_model);
                 self.weights_backward(linear, input, dpart, gradients, room);
                 self.input_backward(linear, dpart, Start::Target, Target::new(dhidden, d_model), room);
             }
         }
 
-        self.drop(Site::Embeddings, dhidden);
+        self.drop(Site::Embeddings, share.asked(Asked::All), dhidden);
         self.norm_backward(&layers.embeddings_norm, embeddings_normal, dhidden, gradients);
         let tables = [&layers.word, &layers.position, &layers.token_type];
         let [word, position, token_type] = disjoint(gradients, tables);
@@ -286,6 +234,39 @@ impl Pass<'_> {
         token_type.fill(0.0);
         embeddings::backward(share.tokens(), dhidden, d_model, TableGradients { word, position, token_type });
         self.clock.lap(Operation::Embeddings);
+    }
+
+    /// What a layer is asked for: those before the last for all that the next one looks at.
+    fn asked_of(&self, layer: usize) -> Asked {
+        if layer + 1 == self.config.layers { self.asked } else { Asked::All }
+    }
+
+    /// The rows of a layer's input that it is asked for; if these are not all, copied.
+    fn gather<'a>(&self, asked: Asked, input: &'a [f32], gathered: &'a mut [f32]) -> &'a [f32] {
+        if asked == Asked::All {
+            return input;
+        }
+        let (d_model, rows, first) = (self.config.d_model, self.share.asked(asked), self.share.rows().start);
+        for (nth, to) in gathered.chunks_exact_mut(d_model).enumerate() {
+            to.copy_from_slice(&input[(rows.get(nth) - first) * d_model..][..d_model]);
+        }
+        self.clock.lap(Operation::Linear);
+        gathered
+    }
+
+    /// The way back: moves the gradients of the rows that a layer is asked for to where these are among all rows, and says 0
+    /// for the others.
+    fn scatter(&self, asked: Asked, dhidden: &mut [f32], room: &mut [f32]) {
+        if asked == Asked::All {
+            return;
+        }
+        let (d_model, rows, first) = (self.config.d_model, self.share.asked(asked), self.share.rows().start);
+        room.copy_from_slice(&dhidden[..room.len()]);
+        dhidden.fill(0.0);
+        for (nth, from) in room.chunks_exact(d_model).enumerate() {
+            dhidden[(rows.get(nth) - first) * d_model..][..d_model].copy_from_slice(from);
+        }
+        self.clock.lap(Operation::Linear);
     }
 
     fn dropout(&self, site: Site) -> Option<Dropout> {
@@ -297,9 +278,9 @@ impl Pass<'_> {
         (probability > 0.0).then_some(Dropout { seed, site, probability })
     }
 
-    /// Forward and backward: drops hidden units `[tokens, d_model]`.
-    fn drop(&self, site: Site, x: &mut [f32]) {
-        dropout::apply(self.dropout(site), self.share.rows().start, self.config.d_model, x);
+    /// Forward and backward: drops hidden units of these rows of the batch.
+    fn drop(&self, site: Site, rows: Rows<'_>, x: &mut [f32]) {
+        dropout::apply(self.dropout(site), rows, self.config.d_model, x);
         self.clock.lap(Operation::Dropout);
     }
 
@@ -337,6 +318,11 @@ impl Pass<'_> {
         layer_norm::backward(&normal.rows, &normal.scale, &self.weights[norm.weight.clone()], gradient, dw, db);
         self.clock.lap(Operation::LayerNorm);
     }
+}
+
+/// Where the numbers of rows are, so many in each.
+fn numbers(rows: &Range<usize>, columns: usize) -> Range<usize> {
+    columns * rows.start..columns * rows.end
 }
 
 /// y += x.

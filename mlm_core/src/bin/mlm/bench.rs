@@ -222,14 +222,15 @@ impl Bench {
 
     /// The floating-point operations of a step that none could do without: 2 for each product of two numbers and its sum,
     /// in the matrix products forward, and twice as many backward (one product for the gradient of each factor). Per token
-    /// and layer these are four projections and the feed-forward block, and the scores and contexts of attention; per
-    /// masked row the transform and the decoder.
+    /// and layer these are keys and values; per query and layer, which in the last one are the masked rows, two projections, the
+    /// feed-forward block, and the scores and contexts of attention; per masked row the transform and the decoder.
     fn operations(&self, masked: f64) -> f64 {
         let [d_model, d_ff, seq] = [self.shape.d_model, self.shape.d_ff, self.seq_len].map(|size| size as f64);
-        let layer = 4.0 * d_model * d_model + 2.0 * d_model * d_ff + 2.0 * seq * d_model;
-        let tokens = (self.batch_size * self.seq_len) as f64;
+        let (tokens, layers) = ((self.batch_size * self.seq_len) as f64, self.shape.layers as f64);
+        let key_value = 2.0 * d_model * d_model;
+        let query = 2.0 * d_model * d_model + 2.0 * d_model * d_ff + 2.0 * seq * d_model;
         let head = d_model * d_model + d_model * self.vocab_size as f64;
-        3.0 * 2.0 * (tokens * self.shape.layers as f64 * layer + masked * head)
+        3.0 * 2.0 * (tokens * layers * key_value + (tokens * (layers - 1.0) + masked) * query + masked * head)
     }
 }
 
