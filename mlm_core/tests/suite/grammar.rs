@@ -189,6 +189,62 @@ fn on_the_stories_the_floor_lies_below_the_baselines() {
     }
 }
 
+/// A model that is large for its language, trained for long: its loss is above the floor's by what it has not learned, give or
+/// take what the two differ by chance on so many words.
+#[test]
+fn a_large_model_comes_near_the_floor_and_does_not_pass_it() {
+    let grammar = Grammar::parse(
+        "story: {name G} asked for the {quality} [TOOL] because [G she he] wanted to {do TOOL}
+              | because [G she he] was {state STATE} {name G} {did TOOL} with the [TOOL] and {remedy STATE}
+         feature G: she he
+         feature TOOL: key pen axe
+         feature STATE: tired hungry
+         name she: Anna | Maria | 2 Lucy
+         name he: Tom | Peter
+         quality: old | 3 new | small
+         do key: open the door | lock the gate
+         do pen: write a letter
+         do axe: chop the wood | 2 cut the tree
+         did TOOL: [TOOL opened wrote chopped] {what TOOL}
+         what key: the door | the gate
+         what pen: a letter | 2 a poem
+         what axe: the wood
+         state STATE: [STATE tired hungry]
+         remedy tired: slept | went to bed
+         remedy hungry: ate | 2 had a soup",
+    )
+    .unwrap();
+    let mut rng = seeded(0);
+    let mut written = |count| Corpus::from_lines((0..count).map(|_| grammar.sentence(&mut rng))).unwrap();
+    let (train, test) = (written(3000), written(2000));
+    let tokenizer = Tokenizer::train(&train, 1000, true).unwrap();
+    let sequences = |corpus: &Corpus| tokenizer.encode_corpus(corpus, 32).unwrap().sequences;
+    let (train, test) = (sequences(&train), sequences(&test));
+    let texts = Texts { tokenizer: tokenizer.clone(), train, validation: Vec::new(), grammar: None };
+    let model = ModelConfig { initializer_range: 0.05, ..ModelConfig::new(tokenizer.vocab()) };
+    let config = TrainingConfig { epochs: 20, ..TrainingConfig::default() };
+    let back_end = BackEnd::Engine(EngineConfig { threads: 2, ..EngineConfig::default() });
+    let dir = tempfile::tempdir().unwrap();
+    let mut training = Training::resume(dir.path(), &texts, &model, &config, &back_end).unwrap();
+    while !training.is_finished() {
+        training.step().unwrap();
+    }
+
+    let masker = Masker::new(&tokenizer, Masking::default()).unwrap();
+    let floor = BayesFloor::new(&grammar, &tokenizer, Masking::default()).unwrap();
+    let mut above = Vec::new(); // for each masked word
+    for batch in DataLoader::new(test, 32).unwrap().fixed(&masker, &mut seeded(1)).unwrap() {
+        let best = floor.log_probabilities(&batch).unwrap();
+        let model = training.encoder().log_probabilities(&batch).unwrap();
+        let losses = best.rows().zip(model.rows()).zip(&batch.targets);
+        above.extend(losses.map(|((best, model), &target)| best[target as usize] - model[target as usize]));
+    }
+    let count = above.len() as f64;
+    let mean = above.iter().sum::<f64>() / count;
+    let error = (above.iter().map(|above| (above - mean).powi(2)).sum::<f64>() / count / count).sqrt();
+    assert!(-3.0 * error < mean && mean < 0.03, "{mean:.4} nats above the floor, give or take {error:.4}");
+}
+
 #[test]
 fn a_training_keeps_the_baselines_and_its_figures_show_them() {
     let grammar =
