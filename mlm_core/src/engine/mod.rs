@@ -4,7 +4,8 @@
 //! ```text
 //! embeddings -> layer_norm -> dropout -> linear -> attention -> gelu -> loss      over vector, matmul, gemm (large products)
 //! factors (matrices, panels), bf16, native (one processor's instructions) -> matmul
-//! layers (weights), activations (in buffers), clock -> pass (the way through the model) -> pool, mail (threads) -> Engine
+//! share (of a batch), layers (weights), activations (in buffers), clock -> pass (the way through the model)
+//! pass, pool, mail (threads) -> Engine
 //! ```
 
 mod activations;
@@ -67,7 +68,8 @@ use crate::text::batch::Batch;
 const WORKER: usize = 5;
 
 /// The model of [`crate::Reference`] written by hand for the CPU, in f32, many times as fast: no padding, no memory
-/// taken in a step once the largest batch has been seen, the sequences of a batch shared between threads.
+/// taken in a step once the largest batch has been seen, the sequences of a batch shared between threads, and in the last
+/// layer only what the masked rows need.
 ///
 /// Each thread goes through the model with its own sequences, its own copy of the weights and gradients of its own. A part
 /// of the weights belongs to it: it adds up all threads' gradients for these, updates them and sends them to the others.
