@@ -45,7 +45,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use candle_core::{DType, Device, Tensor};
 use smallvec::SmallVec;
 
-use crate::engine::activations::Activations;
+use crate::engine::activations::{Activations, Size};
 use crate::engine::buffer::Buffer;
 use crate::engine::clock::{Clock, Operation};
 use crate::engine::layers::Layers;
@@ -249,6 +249,7 @@ impl State {
         let Self { workers, batch, .. } = self;
         let (tokens, sequences, threads) = (batch.tokens(), batch.sequences(), workers.len());
         let (mut start, mut missing) = (0, 0usize);
+        let mut sizes: SmallVec<[Size; 16]> = SmallVec::new();
         for (nth, worker) in workers.iter().enumerate() {
             // The boundary between two sequences that is nearest to the worker's even share.
             let ideal = tokens * (nth + 1) / threads;
@@ -261,14 +262,14 @@ impl State {
             worker.sequences = start..end;
             let size = Share::new(batch, start..end).size(step.asked());
             missing = missing.saturating_add(worker.activations.missing(config, size));
+            sizes.push(size);
             start = end;
         }
         if missing > 0 {
             memory::check("batch", "a batch", missing, || memory::describe(batch))?;
         }
-        for worker in workers.iter() {
-            let Worker { activations, sequences, .. } = &mut *lock(worker);
-            activations.fit(config, Share::new(batch, sequences.clone()).size(step.asked()));
+        for (worker, size) in workers.iter().zip(sizes) {
+            lock(worker).activations.fit(config, size);
         }
         Ok(())
     }
