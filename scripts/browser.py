@@ -1,4 +1,4 @@
-"""JupyterLab in Chromium, driven through a copy of notebook 08: `scripts/browser` calls it."""
+"""JupyterLab in Chromium, driven through a copy of notebook 08 and a view of attention: `scripts/browser` calls it."""
 
 import contextlib
 import json
@@ -21,10 +21,19 @@ PICTURES = ROOT / "target/browser"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 # Notebooks and folders of runs that are made here, and removed.
 OWN, UNTRUSTED = NOTEBOOKS / "browser.ipynb", NOTEBOOKS / "browser_untrusted.ipynb"
+VIEW = NOTEBOOKS / "browser_view.ipynb"
 RUN, LONG_RUN = "models/browser", "models/browser_long"
 MORE_CELLS = [
     f'let plan = TrainingConfig {{ epochs: 100_000, ..plan }};\nlet run = Run::resume("{LONG_RUN}", &texts, &model, &plan, &engine)?;',
     'run.live("You may add Your own [MASK] statement")?;',
+]
+# Four heads in each of two layers, of which each looks at all 7 tokens alike, but for noise.
+VIEW_CELLS = [
+    ':dep mlm_core = { path = "../mlm_core" }\nuse mlm_core::{*, rand::{SeedableRng, rngs::StdRng}};',
+    """let params = Params::init(&ModelConfig::new(40), &mut StdRng::seed_from_u64(0))?;
+let batch = Batch::with_gaps([[2, 9, 17, 11, 12, 13, 3].as_slice()], 4);
+let attention = Engine::new(&params)?.encode(&batch, Mode::Evaluate)?.attention;
+plot::attention_view(&["[CLS]", "the", "cake", "is", "a", "lie", "[SEP]"], &attention)?""",
 ]
 # How the cells of the two figures are known.
 FIRST, LONG = "Subject to the terms", "own [MASK] statement"
@@ -51,6 +60,7 @@ def main():
             page = browser.new_page(viewport={"width": 1200, "height": 18_000})
             address = f"{server}/lab/workspaces/browser/tree/notebooks/{{}}?reset&token={token}"
             check(page, address)
+            check_view(page, address)
             browser.close()
     finally:
         clean()
@@ -86,15 +96,59 @@ def check(page, address):
     save(page)
     page.screenshot(path=PICTURES / "stopped.png")
 
-    # Trust is a signature of the content.
-    notebook = nbformat.read(OWN, as_version=4)
-    notebook.cells[0].source += "\n\nNot the notebook that was signed."
-    nbformat.write(notebook, UNTRUSTED)
-    visit(page, address.format(UNTRUSTED.name))
+    visit_untrusted(page, address, OWN)
     for code, end in ((FIRST, "finished"), (LONG, "stopped")):
         (state,) = watch(page, code, seconds=0)
         require(end in state, f"whoever opens the notebook sees the figure as it {end}")
     page.screenshot(path=PICTURES / "untrusted.png")
+
+
+def check_view(page, address):
+    """The view of attention with its buttons, under a pointer, saved, as a page, and where scripts do not run."""
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in VIEW_CELLS]), VIEW)
+    visit(page, address.format(VIEW.name), VIEW_CELLS[1])
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    play(page, "in the notebook")
+    page.screenshot(path=PICTURES / "view.png")
+    save(page)
+    page.reload()
+    ready(page, VIEW_CELLS[1])
+    play(page, "in the saved notebook")
+    export = [ROOT / ".lab/venv/bin/jupyter-nbconvert", "--to=html", f"--output-dir={PICTURES}", VIEW]
+    subprocess.run(export, check=True, capture_output=True)
+    page.goto((PICTURES / VIEW.name).with_suffix(".html").as_uri())
+    play(page, "in the exported page")
+    visit_untrusted(page, address, VIEW)
+    page.wait_for_selector(".jp-OutputArea-output img")
+    require(page.locator(".mlm-attention svg").count() == 0, "where nobody trusts it, its drawing stands there")
+    page.screenshot(path=PICTURES / "view_untrusted.png")
+
+
+def play(page, where):
+    view = page.locator(".mlm-attention")
+    view.locator("svg").wait_for(timeout=120_000)
+    lines = view.locator("line")
+    require(lines.count() == 4 * 7 * 7, f"{where}, all heads of the first layer are drawn")
+    view.locator("[data-side=from][data-token='2']").hover()
+    require(lines.count() == 4 * 7, f"{where}, pointing at a word leaves its lines")
+    shares = view.locator("[data-side=to] text:nth-of-type(2)").all_inner_texts()
+    total = sum(int(share.removesuffix(" %")) for share in shares)
+    require(96 <= total <= 104 and "cake looks at" in view.inner_text(), f"{where}, the shares add up: {total} %")
+    view.locator("[data-side=from][data-token='2']").click()
+    view.get_by_role("button", name="2", exact=True).first.click()
+    view.get_by_role("button", name="4", exact=True).click()
+    view.get_by_role("button", name="3", exact=True).click()
+    view.get_by_role("button", name="3", exact=True).hover()
+    require(lines.count() == 2 * 7, f"{where}, a click keeps a word, while layers and heads are picked")
+
+
+def visit_untrusted(page, address, notebook):
+    """Trust is a signature of the content, so it is gone once that has changed."""
+    changed = nbformat.read(notebook, as_version=4)
+    changed.cells[0].source += "\n// Not the notebook that was signed."
+    nbformat.write(changed, UNTRUSTED)
+    visit(page, address.format(UNTRUSTED.name), changed.cells[-1].source)
 
 
 def require(holds, what):
@@ -103,17 +157,17 @@ def require(holds, what):
         sys.exit(1)
 
 
-def visit(page, address):
+def visit(page, address, last=LONG):
     page.goto(address)
-    ready(page)
+    ready(page, last)
 
 
-def ready(page):
-    """Waits until the notebook is drawn, and its kernel waits for cells."""
+def ready(page, last=LONG):
+    """Waits until the notebook is drawn, to its last cell, and its kernel waits for cells."""
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
     # It draws the cells below the first ones a little later.
-    page.wait_for_function(f"() => ({CELLS})().some(cell => cell.code.includes({json.dumps(LONG)}))", timeout=60_000)
+    page.wait_for_function(f"() => ({CELLS})().some(cell => cell.code.includes({json.dumps(last.splitlines()[0])}))", timeout=60_000)
 
 
 def one(cells, code):
@@ -156,7 +210,7 @@ def write_notebook():
 
 
 def clean():
-    for notebook in (OWN, UNTRUSTED):
+    for notebook in (OWN, UNTRUSTED, VIEW):
         notebook.unlink(missing_ok=True)
     for folder in (RUN, LONG_RUN):
         shutil.rmtree(NOTEBOOKS / folder, ignore_errors=True)

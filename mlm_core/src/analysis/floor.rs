@@ -1,6 +1,10 @@
 //! Takes the grammar that wrote a text, gives the predictions that no model can better; adding up the grammar's sentences
 //! is left to [`crate::analysis::inside`].
 
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+
 use crate::analysis::inside::{Inside, inside};
 use crate::analysis::predictor::{LogProbabilities, Predictor};
 use crate::error::{Error, Result};
@@ -64,6 +68,60 @@ impl BayesFloor {
             .collect::<Result<Vec<u32>>>()?;
         let masker = Masker::new(tokenizer, masking)?;
         Ok(Self { grammar: grammar.clone(), masker, tokenizer: tokenizer.clone(), ids })
+    }
+
+    /// How much each word of a sentence says about each other one, in nats `[seq, seq]`: in row i and column j, how much the
+    /// best prediction of token i, from all the others, loses on average when j is hidden as well,
+    ///
+    /// ```text
+    /// Σ P(w | all but i) log (P(w | all but i) / P(w | all but i and j))      over all words w
+    /// ```
+    ///
+    /// the Kullback-Leibler divergence between the two predictions. 0 on the diagonal, and for `[CLS]` and `[SEP]`. It is what
+    /// attention may be held against: where a model that knows the grammar has to look.
+    ///
+    /// ```
+    /// # use mlm_core::*;
+    /// # fn main() -> Result<()> {
+    /// let grammar = Grammar::parse("feature N: one many\nsay: the [N cat cats] {near} [N sleeps sleep].\nnear: here | there")?;
+    /// let tokenizer = Tokenizer::train(&Corpus::from_lines(["the cat cats here there sleeps sleep ."])?, 1000, true)?;
+    /// let floor = BayesFloor::new(&grammar, &tokenizer, Masking::always_mask())?;
+    /// let influence = floor.influence(&tokenizer.encode("The cats here sleep.")?)?.to_vec2::<f32>()?;
+    /// // Of "sleep", `cats` says one bit, the number; `here` says nothing.
+    /// assert!((influence[4][2] - 2f32.ln()).abs() < 1e-6 && influence[4][3].abs() < 1e-6);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When the tokens are not a sentence of the grammar between `[CLS]` and `[SEP]`.
+    pub fn influence(&self, ids: &[u32]) -> Result<Tensor> {
+        let (seq, words) = (ids.len(), self.ids.len());
+        let whole = self.context(ids)?;
+        let mut influence = vec![0f32; seq * seq];
+        for hidden in 1..seq - 1 {
+            let mut seen = ids.to_vec();
+            seen[hidden] = self.masker.special().mask;
+            let less = self.context(&seen)?;
+            for (nth, (all, less)) in whole.chunks_exact(words).zip(less.chunks_exact(words)).enumerate() {
+                if nth + 1 != hidden {
+                    influence[(nth + 1) * seq + hidden] = self.divergence(all, less) as f32;
+                }
+            }
+        }
+        Ok(Tensor::from_vec(influence, (seq, seq), &Device::Cpu)?)
+    }
+
+    /// Σ p log (p / q) over tokens, p and q in proportion to what is given for each word of the grammar.
+    fn divergence(&self, p: &[f64], q: &[f64]) -> f64 {
+        let mut tokens = BTreeMap::<u32, (f64, f64)>::new();
+        for (&id, (p, q)) in self.ids.iter().zip(p.iter().zip(q)) {
+            let token = tokens.entry(id).or_default();
+            *token = (token.0 + p, token.1 + q);
+        }
+        let (all_p, all_q) = (p.iter().sum::<f64>(), q.iter().sum::<f64>());
+        let parts = tokens.values().filter(|(p, _)| *p > 0.0);
+        parts.map(|(p, q)| p / all_p * (p / all_p * all_q / q).ln()).sum::<f64>().max(0.0)
     }
 
     /// For each position between `[CLS]` and `[SEP]` and each word there, what all else that is seen says of it

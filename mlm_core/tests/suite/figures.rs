@@ -1,5 +1,6 @@
 //! Figures: what they show, that text in them is escaped, how they are saved.
 
+use mlm_core::candle_core::{DType, Device, Tensor};
 use mlm_core::{
     Batch, EpochRecord, Figure, FilledMask, History, PowerLaw, Prediction, Recovery, Treatment, WordRecovery, markup,
     plot,
@@ -137,6 +138,65 @@ fn vectors_are_strips_of_one_scale() {
     assert_eq!((filled("#2166AC"), filled("#B2182B")), (2, 2));
     assert_says(&message(plot::vectors::<&str>(&[])), &["at least one vector"]);
     assert_says(&message(plot::vectors(&[("a", vec![1.0]), ("b", vec![])])), &["1 numbers", "0 in \"b\""]);
+}
+
+/// The attention of two layers to three tokens: in the first each head looks at one token alone, the second looks at all
+/// alike.
+fn attention(heads: usize) -> Vec<Tensor> {
+    let ids: Vec<u32> = (0..heads as u32).flat_map(|head| [head % 3; 3]).collect();
+    let eye = Tensor::eye(3, DType::F32, &Device::Cpu).unwrap();
+    let sharp = eye.index_select(&Tensor::new(ids, &Device::Cpu).unwrap(), 0).unwrap();
+    let alike = Tensor::full(1f32 / 3.0, (1, heads, 3, 3), &Device::Cpu).unwrap();
+    vec![sharp.reshape((1, heads, 3, 3)).unwrap(), alike]
+}
+
+#[test]
+fn attention_is_drawn_as_maps_of_all_heads_and_as_lines_of_some() {
+    let tokens = ["[CLS]", "a<b", "[SEP]"];
+    let maps = svg(&plot::model_view(&tokens, &attention(4)).unwrap());
+    assert_says(&maps, &["1-1", "2-4", "a&lt;b", "attention probability"]);
+    let darkest = "fill=\"#08306B\"";
+    assert!(maps.matches(darkest).count() >= 4 * 3 && !maps.contains("a<b"));
+    // A large model has small maps without words.
+    let many: Vec<Tensor> = (0..12).flat_map(|_| attention(12)).collect();
+    let small = svg(&plot::model_view(&tokens, &many).unwrap());
+    assert!(small.contains("24-12"));
+
+    let lines = |layer, heads: &[usize]| svg(&plot::head_view(&tokens, &attention(4), layer, heads).unwrap());
+    let (one, all) = (lines(0, &[1]), lines(1, &[0, 1, 2, 3]));
+    assert_eq!((one.matches("<polyline").count(), all.matches("<polyline").count()), (3, 4 * 9));
+    assert_says(&one, &["head 2", "layer 1", "a&lt;b"]);
+    assert_says(&message(plot::head_view(&tokens, &attention(4), 2, &[0])), &["layer", "less than 2", "got 2"]);
+    assert_says(&message(plot::head_view(&tokens, &attention(4), 0, &[4])), &["heads", "less than 4"]);
+    assert_says(
+        &message(plot::model_view(&["a", "b"], &attention(4))),
+        &["attention", "[1, heads, 2, 2]", "[1, 4, 3, 3]"],
+    );
+    assert_says(&message(plot::model_view(&tokens, &[])), &["attention", "at least one layer"]);
+}
+
+#[test]
+fn attention_to_play_with_holds_a_drawing_for_where_scripts_do_not_run() {
+    let hostile = ["\"><script>", "</script>", "\u{2028}&"];
+    let html = plot::attention_view(&hostile, &attention(4)).unwrap().to_html();
+    assert_eq!((html.matches("<script>").count(), html.matches("</script>").count()), (1, 1));
+    assert_says(&html, &["<img", "data-attention=\"", "&quot;&gt;&lt;script&gt;"]);
+    // Nothing is loaded from elsewhere.
+    assert!(!html.replace("http://www.w3.org/2000/svg", "").contains("://"));
+    assert!(plot::attention_view(&hostile, &attention(12)).is_ok());
+}
+
+#[test]
+fn a_heat_map_has_a_number_in_each_cell() {
+    let values = [vec![0.5, 1.0, f64::NAN], vec![0.0, 0.25, 0.0]];
+    let figure = plot::heat_map(&["a<b", "c"], &["x", "y", "z"], &values, "share").unwrap();
+    let drawing = svg(&figure);
+    assert_says(&drawing, &["a&lt;b", "share", "0.25", "#08306B"]);
+    assert!(!drawing.contains("NaN"));
+    let signed = svg(&plot::heat_map(&["a"], &["x", "y"], &[vec![-2.0, 1.0]], "nats").unwrap());
+    assert_says(&signed, &["-2.00", "#2166AC"]);
+    assert_says(&message(plot::heat_map(&["a"], &["x", "y"], &[vec![1.0]], "nats")), &["values", "1 rows of 2", "[1]"]);
+    assert_says(&message(plot::heat_map::<&str, &str>(&[], &[], &[], "nats")), &["rows", "none"]);
 }
 
 #[test]

@@ -287,6 +287,40 @@ fn a_training_keeps_the_baselines_and_its_figures_show_them() {
     assert_eq!(run(Masking { rate: 0.4, ..Masking::default() }), begun);
 }
 
+/// The divergence of the predictions of one gap, when another word can be seen and when it cannot.
+#[test]
+fn the_influence_of_a_word_is_what_hiding_it_costs() {
+    let (grammar, corpus) = stories();
+    let tokenizer = Tokenizer::train(&corpus, 1200, true).unwrap();
+    let floor = BayesFloor::new(&grammar, &tokenizer, Masking::always_mask()).unwrap();
+    let mask = tokenizer.special().mask;
+    let predicted = |ids: &[u32], gap: usize, hidden: usize| {
+        let mut seen = ids.to_vec();
+        (seen[gap], seen[hidden]) = (mask, mask);
+        let batch = Batch::with_gaps([seen.as_slice()], mask);
+        let nth = batch.masked_rows.iter().position(|&row| row == gap).unwrap();
+        floor.log_probabilities(&batch).unwrap().rows().nth(nth).unwrap().to_vec()
+    };
+    for sentence in corpus.sentences().iter().step_by(1000) {
+        let ids = tokenizer.encode(sentence).unwrap();
+        let influence = floor.influence(&ids).unwrap().to_vec2::<f32>().unwrap();
+        let last = ids.len() - 1;
+        for (gap, row) in influence.iter().enumerate() {
+            for (hidden, &found) in row.iter().enumerate() {
+                let special = [gap, hidden].iter().any(|&at| at == 0 || at == last);
+                let expected = if special || gap == hidden {
+                    0.0
+                } else {
+                    let (all, less) = (predicted(&ids, gap, gap), predicted(&ids, gap, hidden));
+                    all.iter().zip(less).filter(|(p, _)| p.is_finite()).map(|(p, q)| p.exp() * (p - q)).sum::<f64>()
+                };
+                assert!((f64::from(found) - expected).abs() < 1e-5, "{sentence}: {gap} {hidden} {found} {expected}");
+            }
+        }
+    }
+    assert_says(&message(floor.influence(&[7])), &["whole sentences of the grammar"]);
+}
+
 #[test]
 fn a_grammar_with_a_mistake_says_where() {
     for (text, parts) in [

@@ -1,4 +1,4 @@
-//! Takes histories, recoveries, vectors and measurements, draws them as [`Figure`]s.
+//! Takes histories, recoveries, attention, vectors and measurements, draws them as [`Figure`]s.
 //!
 //! Each drawing stands on a white card with dark text, so that it reads the same in a light and a dark notebook, on
 //! paper and on a projector.
@@ -14,13 +14,19 @@ use crate::error::{Error, Result};
 #[cfg(doc)]
 use crate::figures::figure::Figure;
 
+mod attention;
+mod attention_view;
 mod bars;
+mod heat_map;
 mod losses;
 mod recovery;
 mod scaling;
 mod vectors;
 
+pub use attention::{head_view, model_view};
+pub use attention_view::attention_view;
 pub use bars::bars;
+pub use heat_map::heat_map;
 pub use losses::{loss_bands, loss_curve, progress};
 pub use recovery::recovery_heat_map;
 pub use scaling::scaling;

@@ -3,7 +3,8 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::{FONT, GRID, INK, card, drawing};
+use super::heat_map::diverging;
+use super::{FONT, INK, card, drawing};
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
 
@@ -63,14 +64,4 @@ pub fn vectors<S: AsRef<str>>(named: &[(S, Vec<f32>)]) -> Result<Figure> {
     }
     let names: Vec<&str> = named.iter().map(|(name, _)| name.as_ref()).collect();
     Ok(Figure::svg(source, format!("Vectors of {length} numbers as strips of colour: {}.", names.join("; "))))
-}
-
-/// Blue at -1, white at 0, red at 1 (the ends of ColorBrewer's RdBu); grey for what is not a number.
-fn diverging(share: f32) -> RGBColor {
-    if !share.is_finite() {
-        return GRID;
-    }
-    let end = if share < 0.0 { RGBColor(33, 102, 172) } else { RGBColor(178, 24, 43) };
-    let fade = |channel: u8| (255.0 - (255.0 - f32::from(channel)) * share.abs().min(1.0)).round() as u8;
-    RGBColor(fade(end.0), fade(end.1), fade(end.2))
 }
