@@ -12,11 +12,12 @@ from conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 (LAB_08,) = [path for path in NOTEBOOKS if path.name.startswith("08_")]
+(LAB_09,) = [path for path in NOTEBOOKS if path.name.startswith("09_")]
 (LAB_10,) = [path for path in NOTEBOOKS if path.name.startswith("10_")]
 # Cells whose words follow from thousands of steps, which end a little differently on each machine, or from its Rust.
 OWN_WORDS = re.compile(r"\btrained\b|rust_docs")
-# What they show is how fast this machine is.
-MEASURING = [path for path in NOTEBOOKS if path.name.startswith("11_")]
+# What they show is how fast this machine is, or numbers from inside of a model that has taken thousands of steps.
+OWN_NUMBERS = [LAB_09, *(path for path in NOTEBOOKS if path.name.startswith("11_"))]
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 TIME = re.compile(r"[\d.]+(?:[mµ]?s\b| times)")
 
@@ -85,7 +86,7 @@ def test_committed_notebook_is_short_and_has_its_outputs(path):
             assert any("finished" in line for line in said) and any("finished" in line for line in said_again)
             said, said_again = but_for_the_run(said), but_for_the_run(said_again)
         lines = list(zip(said, said_again, strict=True))
-        same = say_the_same if path in MEASURING else is_same
+        same = say_the_same if path in OWN_NUMBERS else is_same
         assert [pair for pair in lines if not same(*pair)] == [], cell.source
 
 
@@ -103,6 +104,13 @@ def test_notebook_08_recovers_every_word_and_shows_its_figures():
     losses = [float(loss) for loss in re.search(r"loss ([\d.]+)  validation ([\d.]+)  finished", str(live.outputs)).groups()]
     assert losses[0] < 0.5 and losses[1] > 8, "learned by heart"
     assert "conditions" in str(live.outputs)
+
+
+def test_a_head_of_notebook_09_finds_the_answers():
+    cells = code_cells(nbformat.read(ROOT / "target/notebooks" / LAB_09.name, as_version=4))
+    (bars,) = [" ".join(shown(cell)) for cell in cells if "answers found" in cell.source]
+    *heads, distance = (float(percent) for percent in re.findall(r" ([\d.]+)[;.]", bars))
+    assert len(heads) == 8 and max(heads[:4]) < distance < 25 and max(heads[4:]) > 60
 
 
 def test_notebook_10_closes_the_gap_and_breaks_the_plateau():

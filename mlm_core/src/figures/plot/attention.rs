@@ -88,7 +88,8 @@ pub fn model_view<S: AsRef<str>>(tokens: &[S], attention: &[Tensor]) -> Result<F
     let (left, below) = if named { (attention.longest(size) + 16, attention.longest(size)) } else { (24, 0) };
     let map = cell * seq;
     let (step, row) = ((map + GAP).max(48), map + GAP + 22);
-    let (width, height) = (left + (step * heads).max(330) + 16, TOP + row * attention.layers.len() as i32 + below + 46);
+    let end = TOP + row * attention.layers.len() as i32 - GAP - 16; // of the maps
+    let (width, height) = (left + (step * heads).max(330) + 16, end + below + 64);
     let mut source = String::new();
     {
         let root = card(&mut source, (width as u32, height as u32))?;
@@ -122,7 +123,6 @@ pub fn model_view<S: AsRef<str>>(tokens: &[S], attention: &[Tensor]) -> Result<F
                 text(token, (left - 6, y), size, HPos::Right, straight())?;
             }
         }
-        let end = TOP + row * attention.layers.len() as i32 - GAP - 16;
         for head in (0..heads).filter(|_| named) {
             for (key, token) in attention.tokens.iter().enumerate() {
                 let x = left + step * head + cell * key as i32 + cell / 2;
