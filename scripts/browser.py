@@ -29,11 +29,11 @@ MORE_CELLS = [
 ]
 # Four heads in each of two layers, of which each looks at all 7 tokens alike, but for noise.
 VIEW_CELLS = [
-    ':dep mlm_core = { path = "../mlm_core" }\nuse mlm_core::{*, rand::{SeedableRng, rngs::StdRng}};',
+    ':dep mlm_core = { path = "../mlm_core" }\nuse mlm_core::*;\nuse mlm_core::rand::{SeedableRng, rngs::StdRng};',
     """let params = Params::init(&ModelConfig::new(40), &mut StdRng::seed_from_u64(0))?;
 let batch = Batch::with_gaps([[2, 9, 17, 11, 12, 13, 3].as_slice()], 4);
-let attention = Engine::new(&params)?.encode(&batch, Mode::Evaluate)?.attention;
-plot::attention_view(&["[CLS]", "the", "cake", "is", "a", "lie", "[SEP]"], &attention)?""",
+let attention = Engine::new(&params)?.encode(&batch, Mode::Evaluate)?.attention;""",
+    'plot::attention_view(&["[CLS]", "the", "cake", "is", "a", "lie", "[SEP]"], &attention)?',
 ]
 # How the cells of the two figures are known.
 FIRST, LONG = "Subject to the terms", "own [MASK] statement"
@@ -105,15 +105,17 @@ def check(page, address):
 
 def check_view(page, address):
     """The view of attention with its buttons, under a pointer, saved, as a page, and where scripts do not run."""
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in VIEW_CELLS]), VIEW)
-    visit(page, address.format(VIEW.name), VIEW_CELLS[1])
+    notebook = lab_08()
+    notebook.cells = [nbformat.v4.new_code_cell(source) for source in VIEW_CELLS]
+    nbformat.write(notebook, VIEW)
+    visit(page, address.format(VIEW.name), VIEW_CELLS[-1])
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     play(page, "in the notebook")
     page.screenshot(path=PICTURES / "view.png")
     save(page)
     page.reload()
-    ready(page, VIEW_CELLS[1])
+    ready(page, VIEW_CELLS[-1])
     play(page, "in the saved notebook")
     export = [ROOT / ".lab/venv/bin/jupyter-nbconvert", "--to=html", f"--output-dir={PICTURES}", VIEW]
     subprocess.run(export, check=True, capture_output=True)
@@ -132,7 +134,7 @@ def play(page, where):
     require(lines.count() == 4 * 7 * 7, f"{where}, all heads of the first layer are drawn")
     view.locator("[data-side=from][data-token='2']").hover()
     require(lines.count() == 4 * 7, f"{where}, pointing at a word leaves its lines")
-    shares = view.locator("[data-side=to] text:nth-of-type(2)").all_inner_texts()
+    shares = view.locator("[data-side=to] text:nth-of-type(2)").all_text_contents()
     total = sum(int(share.removesuffix(" %")) for share in shares)
     require(96 <= total <= 104 and "cake looks at" in view.inner_text(), f"{where}, the shares add up: {total} %")
     view.locator("[data-side=from][data-token='2']").click()
@@ -198,9 +200,13 @@ def save(page):
     page.wait_for_timeout(2_000)
 
 
-def write_notebook():
+def lab_08():
     (path,) = NOTEBOOKS.glob("08_*.ipynb")
-    notebook = nbformat.read(path, as_version=4)
+    return nbformat.read(path, as_version=4)
+
+
+def write_notebook():
+    notebook = lab_08()
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
