@@ -75,6 +75,7 @@ def test_committed_notebook_is_short_and_has_its_outputs(path):
     assert all(cell.execution_count for cell in cells), "run scripts/lab --execute --write"
     assert not [out for cell in cells for out in cell.outputs if out.output_type == "error"]
     assert not [cell.source for cell in cells if "()" in shown(cell)], "a loop at the end of a cell needs a semicolon"
+    assert not [cell.source for cell in cells if "Figure {" in str(shown(cell))], "a figure is described, not shown"
     executed = code_cells(nbformat.read(ROOT / "target/notebooks" / path.name, as_version=4))
     for cell, again in zip(cells, executed, strict=True):
         said, said_again = shown(cell), shown(again)

@@ -26,7 +26,11 @@ pub fn bars<S: AsRef<str>>(named: &[(S, f64)], unit: &str) -> Result<Figure> {
     let widest = named.iter().map(|(name, _)| name.as_ref().chars().count()).max().unwrap_or(0);
     let left = 24 + 8 * widest as i32;
     let (width, height) = (left + LONGEST as i32 + 84, 16 + BAR_ROW * named.len() as i32 + 36);
-    let number = |value: f64| if value < 10.0 { format!("{value:.1}") } else { format!("{value:.0}") };
+    let number = |value: f64| match value {
+        ..1.0 => format!("{value:.2}"),
+        1.0..10.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    };
     let mut source = String::new();
     {
         let root = card(&mut source, (width as u32, height as u32))?;

@@ -81,13 +81,22 @@ pub fn heat_map<R: AsRef<str>, C: AsRef<str>>(
                 let corners = [(x, top), (x + cell - 1, top + ROW - 1)];
                 root.draw(&Rectangle::new(corners, colour.filled())).map_err(drawing)?;
                 if value.is_finite() {
-                    let written = format!("{value:.digits$}");
-                    let ink = match share.abs() {
-                        share if share > 0.45 => WHITE,
-                        _ if written.contains(|digit| ('1'..='9').contains(&digit)) => INK,
-                        _ => FAINT,
+                    let rounds_to_0 = value.abs() < 0.5 * 10f64.powi(-(digits as i32));
+                    let ink = if rounds_to_0 {
+                        FAINT
+                    } else if share.abs() > 0.45 {
+                        WHITE
+                    } else {
+                        INK
                     };
-                    text(&written, (x + cell / 2, top + ROW / 2), ink, HPos::Center, FontTransform::None)?;
+                    let value = if rounds_to_0 { 0.0 } else { value };
+                    text(
+                        &format!("{value:.digits$}"),
+                        (x + cell / 2, top + ROW / 2),
+                        ink,
+                        HPos::Center,
+                        FontTransform::None,
+                    )?;
                 }
             }
         }
