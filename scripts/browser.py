@@ -69,8 +69,7 @@ def main():
 
 def check(page, address):
     visit(page, address.format(OWN.name))
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
+    run_all(page)
     states = watch(page, FIRST, until=lambda cells: all(re.search(r"\d", cell["prompt"]) for cell in cells))
     require(len(states) >= 6, f"the figure changes while later cells run: {len(states)} states")
     require("finished" in states[-1], "its last state is that of the run's end")
@@ -109,8 +108,7 @@ def check_view(page, address):
     notebook.cells = [nbformat.v4.new_code_cell(source) for source in VIEW_CELLS]
     nbformat.write(notebook, VIEW)
     visit(page, address.format(VIEW.name), VIEW_CELLS[-1])
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
+    run_all(page)
     play(page, "in the notebook")
     page.screenshot(path=PICTURES / "view.png")
     save(page)
@@ -188,6 +186,11 @@ def watch(page, code, until=lambda cells: False, seconds=180):
         if until(cells) or time.monotonic() > end:
             return states
         page.wait_for_timeout(100)
+
+
+def run_all(page):
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
 
 
 def run_cell(page, code):

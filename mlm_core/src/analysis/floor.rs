@@ -96,32 +96,32 @@ impl BayesFloor {
     /// # Errors
     /// When the tokens are not a sentence of the grammar between `[CLS]` and `[SEP]`.
     pub fn influence(&self, ids: &[u32]) -> Result<Tensor> {
-        let (seq, words) = (ids.len(), self.ids.len());
-        let whole = self.context(ids)?;
+        let seq = ids.len();
+        let whole = self.tokens(ids)?;
         let mut influence = vec![0f32; seq * seq];
         for hidden in 1..seq - 1 {
             let mut seen = ids.to_vec();
             seen[hidden] = self.masker.special().mask;
-            let less = self.context(&seen)?;
-            for (nth, (all, less)) in whole.chunks_exact(words).zip(less.chunks_exact(words)).enumerate() {
-                if nth + 1 != hidden {
-                    influence[(nth + 1) * seq + hidden] = self.divergence(all, less) as f32;
+            for (position, (all, less)) in (1..).zip(whole.iter().zip(self.tokens(&seen)?)) {
+                if position != hidden {
+                    let parts = all.iter().filter(|(_, p)| **p > 0.0).map(|(token, p)| p * (p / less[token]).ln());
+                    influence[position * seq + hidden] = parts.sum::<f64>().max(0.0) as f32;
                 }
             }
         }
         Ok(Tensor::from_vec(influence, (seq, seq), &Device::Cpu)?)
     }
 
-    /// Σ p log (p / q) over tokens, p and q in proportion to what is given for each word of the grammar.
-    fn divergence(&self, p: &[f64], q: &[f64]) -> f64 {
-        let mut tokens = BTreeMap::<u32, (f64, f64)>::new();
-        for (&id, (p, q)) in self.ids.iter().zip(p.iter().zip(q)) {
-            let token = tokens.entry(id).or_default();
-            *token = (token.0 + p, token.1 + q);
-        }
-        let (all_p, all_q) = (p.iter().sum::<f64>(), q.iter().sum::<f64>());
-        let parts = tokens.values().filter(|(p, _)| *p > 0.0);
-        parts.map(|(p, q)| p / all_p * (p / all_p * all_q / q).ln()).sum::<f64>().max(0.0)
+    /// For each position between `[CLS]` and `[SEP]` the probability of each token there, given what is seen elsewhere.
+    fn tokens(&self, seen: &[u32]) -> Result<Vec<BTreeMap<u32, f64>>> {
+        let probabilities = |weights: &[f64]| {
+            let (mut tokens, sum) = (BTreeMap::new(), weights.iter().sum::<f64>());
+            for (&id, weight) in self.ids.iter().zip(weights) {
+                *tokens.entry(id).or_default() += weight / sum;
+            }
+            tokens
+        };
+        Ok(self.context(seen)?.chunks_exact(self.ids.len()).map(probabilities).collect())
     }
 
     /// For each position between `[CLS]` and `[SEP]` and each word there, what all else that is seen says of it

@@ -3,10 +3,10 @@
 use candle_core::{DType, Device, Tensor};
 use plotters::prelude::*;
 use plotters::style::FontTransform;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::text_anchor::HPos;
 
 use super::heat_map::sequential;
-use super::{FONT, GRID, INK, RUNS, card, drawing};
+use super::{GRID, RUNS, card, drawing, letters, write};
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
 
@@ -93,11 +93,7 @@ pub fn model_view<S: AsRef<str>>(tokens: &[S], attention: &[Tensor]) -> Result<F
     let mut source = String::new();
     {
         let root = card(&mut source, (width as u32, height as u32))?;
-        let text = |text: &str, at: (i32, i32), size: i32, align: HPos, transform: FontTransform| -> Result<()> {
-            let style = (FONT, size).into_font().transform(transform).color(&INK).pos(Pos::new(align, VPos::Center));
-            root.draw(&Text::new(text.to_owned(), at, style)).map_err(drawing)
-        };
-        let straight = || FontTransform::None;
+        let text = |text: &str, at: (i32, i32), size: i32, align: HPos| write(&root, text, at, letters(size, align));
         for (layer, maps) in attention.layers.iter().enumerate() {
             let top = TOP + row * layer as i32;
             for (head, rows) in maps.iter().enumerate() {
@@ -107,7 +103,7 @@ pub fn model_view<S: AsRef<str>>(tokens: &[S], attention: &[Tensor]) -> Result<F
                 } else {
                     format!("layer {} head {}", layer + 1, head + 1)
                 };
-                text(&name, (x + map / 2, top - 11), 13, HPos::Center, straight())?;
+                text(&name, (x + map / 2, top - 11), 13, HPos::Center)?;
                 for (query, row) in rows.iter().enumerate() {
                     for (key, &weight) in row.iter().enumerate() {
                         let (x, y) = (x + cell * key as i32, top + cell * query as i32);
@@ -120,16 +116,16 @@ pub fn model_view<S: AsRef<str>>(tokens: &[S], attention: &[Tensor]) -> Result<F
             }
             for (query, token) in attention.tokens.iter().enumerate().filter(|_| named) {
                 let y = top + cell * query as i32 + cell / 2;
-                text(token, (left - 6, y), size, HPos::Right, straight())?;
+                text(token, (left - 6, y), size, HPos::Right)?;
             }
         }
         for head in (0..heads).filter(|_| named) {
             for (key, token) in attention.tokens.iter().enumerate() {
                 let x = left + step * head + cell * key as i32 + cell / 2;
-                text(token, (x, end), size, HPos::Left, FontTransform::Rotate90)?;
+                write(&root, token, (x, end), letters(size, HPos::Left).transform(FontTransform::Rotate90))?;
             }
         }
-        text("each row looks at its columns", (left, 14), 14, HPos::Left, straight())?;
+        text("each row looks at its columns", (left, 14), 14, HPos::Left)?;
         // The scale: where along it a weight stands goes by its root.
         let (x, y, length) = (left, height - 40, 200);
         for step in 0..100 {
@@ -140,9 +136,9 @@ pub fn model_view<S: AsRef<str>>(tokens: &[S], attention: &[Tensor]) -> Result<F
         root.draw(&Rectangle::new([(x, y), (x + length, y + 12)], GRID.stroke_width(1))).map_err(drawing)?;
         for (label, weight) in [("0", 0.0), ("0.05", 0.05), ("0.25", 0.25), ("1", 1.0f64)] {
             let at = x + (f64::from(length) * weight.sqrt()).round() as i32;
-            text(label, (at, y + 24), 13, HPos::Center, straight())?;
+            text(label, (at, y + 24), 13, HPos::Center)?;
         }
-        text("attention probability", (x + length + 14, y + 6), 13, HPos::Left, straight())?;
+        text("attention probability", (x + length + 14, y + 6), 13, HPos::Left)?;
         root.present().map_err(drawing)?;
     }
     let (layers, sentence) = (attention.layers.len(), attention.text());
@@ -178,10 +174,7 @@ pub fn head_view<S: AsRef<str>>(tokens: &[S], attention: &[Tensor], layer: usize
     let mut source = String::new();
     {
         let root = card(&mut source, (width as u32, height as u32))?;
-        let text = |text: &str, at: (i32, i32), align: HPos| -> Result<()> {
-            let style = (FONT, 16).into_font().color(&INK).pos(Pos::new(align, VPos::Center));
-            root.draw(&Text::new(text.to_owned(), at, style)).map_err(drawing)
-        };
+        let text = |text: &str, at: (i32, i32), align: HPos| write(&root, text, at, letters(16, align));
         let middle = |token: usize| TOP + ROW * token as i32 + ROW / 2;
         for (nth, &head) in heads.iter().enumerate() {
             let (x, y) = ((width - legend) / 2 + 78 * nth as i32, 18);

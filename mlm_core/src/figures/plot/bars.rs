@@ -1,9 +1,9 @@
 //! Measurements side by side.
 
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::text_anchor::HPos;
 
-use super::{FONT, INK, RUNS, card, drawing};
+use super::{RUNS, card, drawing, letters, write};
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
 
@@ -34,10 +34,7 @@ pub fn bars<S: AsRef<str>>(named: &[(S, f64)], unit: &str) -> Result<Figure> {
     let mut source = String::new();
     {
         let root = card(&mut source, (width as u32, height as u32))?;
-        let text = |text: &str, at: (i32, i32), align: HPos| -> Result<()> {
-            let style = (FONT, 16).into_font().color(&INK).pos(Pos::new(align, VPos::Center));
-            root.draw(&Text::new(text.to_owned(), at, style)).map_err(drawing)
-        };
+        let text = |text: &str, at: (i32, i32), align: HPos| write(&root, text, at, letters(16, align));
         for (nth, (name, value)) in named.iter().enumerate() {
             let top = 16 + BAR_ROW * nth as i32;
             let right = left + (LONGEST * value / largest).round() as i32;

@@ -2,9 +2,9 @@
 
 use plotters::prelude::*;
 use plotters::style::FontTransform;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::text_anchor::HPos;
 
-use super::{FONT, GRID, INK, card, drawing};
+use super::{GRID, INK, card, drawing, letters, write};
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
 
@@ -66,14 +66,11 @@ pub fn heat_map<R: AsRef<str>, C: AsRef<str>>(
     let mut source = String::new();
     {
         let root = card(&mut source, (width.max(left + 8 * unit.chars().count() as i32 + 16) as u32, height as u32))?;
-        let text = |text: &str, at: (i32, i32), ink: RGBColor, align: HPos, transform: FontTransform| -> Result<()> {
-            let style = (FONT, 15).into_font().transform(transform).color(&ink).pos(Pos::new(align, VPos::Center));
-            root.draw(&Text::new(text.to_owned(), at, style)).map_err(drawing)
-        };
-        text(unit, (left, 20), INK, HPos::Left, FontTransform::None)?;
+        let text = |text: &str, at: (i32, i32), align: HPos| write(&root, text, at, letters(15, align));
+        text(unit, (left, 20), HPos::Left)?;
         for (nth, (row, values)) in rows.iter().zip(values).enumerate() {
             let top = 40 + ROW * nth as i32;
-            text(row.as_ref(), (left - 8, top + ROW / 2), INK, HPos::Right, FontTransform::None)?;
+            text(row.as_ref(), (left - 8, top + ROW / 2), HPos::Right)?;
             for (column, &value) in values.iter().enumerate() {
                 let x = left + cell * column as i32;
                 let share = (value / largest) as f32;
@@ -89,14 +86,9 @@ pub fn heat_map<R: AsRef<str>, C: AsRef<str>>(
                     } else {
                         INK
                     };
-                    let value = if rounds_to_0 { 0.0 } else { value };
-                    text(
-                        &format!("{value:.digits$}"),
-                        (x + cell / 2, top + ROW / 2),
-                        ink,
-                        HPos::Center,
-                        FontTransform::None,
-                    )?;
+                    let written = format!("{:.digits$}", if rounds_to_0 { 0.0 } else { value });
+                    let at = (x + cell / 2, top + ROW / 2);
+                    write(&root, &written, at, letters(15, HPos::Center).color(&ink))?;
                 }
             }
         }
@@ -104,9 +96,10 @@ pub fn heat_map<R: AsRef<str>, C: AsRef<str>>(
         for (nth, column) in columns.iter().enumerate() {
             let x = left + cell * nth as i32 + cell / 2;
             if hang {
-                text(column.as_ref(), (x, end + 6), INK, HPos::Left, FontTransform::Rotate90)?;
+                let hanging = letters(15, HPos::Left).transform(FontTransform::Rotate90);
+                write(&root, column.as_ref(), (x, end + 6), hanging)?;
             } else {
-                text(column.as_ref(), (x, end + ROW / 2), INK, HPos::Center, FontTransform::None)?;
+                text(column.as_ref(), (x, end + ROW / 2), HPos::Center)?;
             }
         }
         root.present().map_err(drawing)?;

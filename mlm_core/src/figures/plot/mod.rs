@@ -9,6 +9,7 @@ use plotters::chart::MeshStyle;
 use plotters::coord::CoordTranslate;
 use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::error::{Error, Result};
 #[cfg(doc)]
@@ -47,11 +48,23 @@ const RUNS: [RGBColor; 6] = [
 ];
 const FONT: &str = "sans-serif";
 
+type Card<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+
 /// A white card to draw on.
-fn card(source: &mut String, size: (u32, u32)) -> Result<DrawingArea<SVGBackend<'_>, plotters::coord::Shift>> {
+fn card(source: &mut String, size: (u32, u32)) -> Result<Card<'_>> {
     let root = SVGBackend::with_string(source, size).into_drawing_area();
     root.fill(&WHITE).map_err(drawing)?;
     Ok(root)
+}
+
+/// Letters of that size, in ink. They are written at a point that lies at half their height.
+fn letters(size: i32, align: HPos) -> TextStyle<'static> {
+    (FONT, size).into_font().color(&INK).pos(Pos::new(align, VPos::Center))
+}
+
+/// Writes a line of text.
+fn write(root: &Card<'_>, text: &str, at: (i32, i32), letters: TextStyle<'_>) -> Result<()> {
+    root.draw(&Text::new(text.to_owned(), at, letters)).map_err(drawing)
 }
 
 /// The axes of a chart, their names and their grid.

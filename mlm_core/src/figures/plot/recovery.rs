@@ -1,9 +1,9 @@
 //! Which words a model recovers, epoch by epoch.
 
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::text_anchor::HPos;
 
-use super::{FONT, INK, card, drawing};
+use super::{INK, card, drawing, letters, write};
 use crate::analysis::evaluate::Recovery;
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
@@ -55,9 +55,8 @@ pub fn recovery_heat_map(recoveries: &[Recovery]) -> Result<Figure> {
     let mut source = String::new();
     {
         let root = card(&mut source, ((right + SCALE) as u32, height as u32))?;
-        let text = |text: &str, at: (i32, i32), size: u32, colour: RGBColor, align: HPos| -> Result<()> {
-            let style = (FONT, size).into_font().color(&colour).pos(Pos::new(align, VPos::Center));
-            root.draw(&Text::new(text.to_owned(), at, style)).map_err(drawing)
+        let text = |text: &str, at: (i32, i32), size: i32, colour: RGBColor, align: HPos| {
+            write(&root, text, at, letters(size, align).color(&colour))
         };
         let tick = |(x, y): (i32, i32), colour: RGBColor| -> Result<()> {
             let line = ShapeStyle::from(&colour).stroke_width(2);

@@ -1,10 +1,10 @@
 //! Vectors as strips of colour.
 
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::text_anchor::HPos;
 
 use super::heat_map::diverging;
-use super::{FONT, INK, card, drawing};
+use super::{card, drawing, letters, write};
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
 
@@ -38,10 +38,7 @@ pub fn vectors<S: AsRef<str>>(named: &[(S, Vec<f32>)]) -> Result<Figure> {
     let mut source = String::new();
     {
         let root = card(&mut source, (width as u32, height as u32))?;
-        let text = |text: &str, at: (i32, i32), align: HPos| -> Result<()> {
-            let style = (FONT, 15).into_font().color(&INK).pos(Pos::new(align, VPos::Center));
-            root.draw(&Text::new(text.to_owned(), at, style)).map_err(drawing)
-        };
+        let text = |text: &str, at: (i32, i32), align: HPos| write(&root, text, at, letters(15, align));
         let cell = |at: (i32, i32), size: (i32, i32), share: f32| -> Result<()> {
             let corners = [at, (at.0 + size.0, at.1 + size.1)];
             root.draw(&Rectangle::new(corners, diverging(share).filled())).map_err(drawing)
