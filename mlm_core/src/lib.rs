@@ -9,7 +9,7 @@
 //! engine     the back end by hand: one operation a file
 //! analysis   predictor -> counts, inside -> floor -> evaluate, predict -> baselines
 //! training   optimizer, history -> checkpoint -> run (a training without a notebook) -> background (while a notebook goes on)
-//! figures    plot, markup, live
+//! figures    plot, markup, live, check
 //! ```
 //!
 //! `kernel.rs` stands before them all: what a long call and a figure that changes need of the notebook's kernel.
@@ -24,6 +24,7 @@
 //! | what it has learned | [`evaluate`], [`recovery`], [`fill_mask`] |
 //! | what it could have learned | [`Baselines`]: [`Unigram`], [`Neighbours`], [`BayesFloor`] |
 //! | to look at | [`plot`], [`markup`], [`Figure`]; [`Run::live`] and [`live()`], which change |
+//! | exercises | [`Check`] |
 //!
 //! Shapes are made of these sizes: `batch` sequences of at most `seq` tokens, `tokens` of them in all and `masked` of them
 //! to recover; a vocabulary of `vocab`; `d_model` numbers for a token between the `layers`, `heads` times `head_dim` of
@@ -59,7 +60,7 @@
 //! # }
 //! ```
 //!
-//! A notebook reaches candle, tokenizers, plotters and rand only through the re-exports below: with a copy of its own
+//! A notebook reaches candle, tokenizers, plotters, rand and smartcore only through the re-exports below: with a copy of its own
 //! for each cell, candle's automatic differentiation would silently give wrong gradients (see `Cargo.toml`).
 
 #![deny(unsafe_code)]
@@ -96,6 +97,7 @@ pub use analysis::predictor::{LogProbabilities, Predictor};
 pub use analysis::scaling::PowerLaw;
 pub use engine::{Engine, EngineConfig, OperationTime, Precision};
 pub use error::{Error, Result};
+pub use figures::check::Check;
 pub use figures::figure::Figure;
 pub use figures::live::live;
 pub use figures::{markup, plot};
@@ -125,4 +127,5 @@ pub use candle_nn;
 pub use evcxr_runtime;
 pub use plotters;
 pub use rand;
+pub use smartcore;
 pub use tokenizers;

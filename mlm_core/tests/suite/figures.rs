@@ -200,6 +200,23 @@ fn a_heat_map_has_a_number_in_each_cell() {
 }
 
 #[test]
+fn points_that_crowd_keep_their_colour_and_lose_their_name() {
+    let mut points = vec![("girls", "Anna", 0.0, 0.0); 40];
+    points.push(("a<b", "Tom", 10.0, -1.0));
+    let figure = plot::scatter(&points, "first", "second").unwrap();
+    let drawing = svg(&figure);
+    assert_says(&drawing, &["a&lt;b", "girls", "first", "second", "Tom"]);
+    assert_eq!(drawing.matches("<circle").count(), 41 + 2); // and the legend's
+    let names = drawing.matches("Anna").count();
+    assert!((1..=4).contains(&names), "{names} of 40 names in one place");
+    assert_says(&figure.to_html(), &["Tom (a&lt;b) at 10.00, -1.00"]);
+    assert_says(&message(plot::scatter(&[("a", "b", f64::NAN, 0.0)], "x", "y")), &["finite", "\"b\""]);
+    assert_says(&message(plot::scatter::<&str, &str>(&[], "x", "y")), &["at least one point"]);
+    let seven: Vec<_> = ["a", "b", "c", "d", "e", "f", "g"].map(|group| (group, "x", 0.0, 0.0)).into();
+    assert_says(&message(plot::scatter(&seven, "x", "y")), &["at most 6", "7"]);
+}
+
+#[test]
 fn token_text_is_escaped() {
     let tokenizer = pieces().unwrap();
     let id = |token: &str| tokenizer.id(token).unwrap();

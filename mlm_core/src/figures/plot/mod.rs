@@ -1,4 +1,4 @@
-//! Takes histories, recoveries, attention, vectors and measurements, draws them as [`Figure`]s.
+//! Takes histories, recoveries, attention, vectors, points and measurements, draws them as [`Figure`]s.
 //!
 //! Each drawing stands on a white card with dark text, so that it reads the same in a light and a dark notebook, on
 //! paper and on a projector.
@@ -22,6 +22,7 @@ mod heat_map;
 mod losses;
 mod recovery;
 mod scaling;
+mod scatter;
 mod vectors;
 
 pub use attention::{head_view, model_view};
@@ -31,6 +32,7 @@ pub use heat_map::heat_map;
 pub use losses::{loss_bands, loss_curve, progress};
 pub use recovery::recovery_heat_map;
 pub use scaling::scaling;
+pub use scatter::scatter;
 pub use vectors::vectors;
 
 /// Text and axes.
