@@ -18,12 +18,18 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 OWN_WORDS = {LAB_09: re.compile(r"nearest\(params, "), LAB_10: re.compile(r"\btrained\b|rust_docs")}
 # What they show is how fast this machine is, or numbers from inside of a model that has taken thousands of steps.
 OWN_NUMBERS = [LAB_09, *(path for path in NOTEBOOKS if path.name.startswith("11_"))]
+# Between what the student writes and what checks it, in the cell of an exercise.
+CHECKED = "// The rest of the cell checks it.\n"
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 TIME = re.compile(r"[\d.]+(?:[mµ]?s\b| times)")
 
 
 def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def is_exercise(cell):
+    return "exercise" in cell.metadata.get("tags", [])
 
 
 def shown(cell):
@@ -70,7 +76,7 @@ def test_lines_are_compared_by_their_numbers():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_committed_notebook_is_short_and_has_its_outputs(path):
     cells = code_cells(nbformat.read(path, as_version=4))
-    assert len(cells) <= 32
+    assert len([cell for cell in cells if not is_exercise(cell)]) <= 32
     assert [len(cell.source.splitlines()) for cell in cells if len(cell.source.splitlines()) > 15] == []
     assert all(cell.execution_count for cell in cells), "run scripts/lab --execute --write"
     assert not [out for cell in cells for out in cell.outputs if out.output_type == "error"]
@@ -109,7 +115,7 @@ def test_notebook_08_recovers_every_word_and_shows_its_figures():
 
 def test_notebook_09_finds_the_answers_and_what_each_head_costs():
     cells = code_cells(nbformat.read(ROOT / "target/notebooks" / LAB_09.name, as_version=4))
-    bars = [" ".join(shown(cell)) for cell in cells if "plot::bars" in cell.source]
+    bars = [" ".join(shown(cell)) for cell in cells if "plot::bars" in cell.source and not is_exercise(cell)]
     found, costs, methods = ([float(number) for number in re.findall(r" ([\d.]+)(?:;|\.$)", said)] for said in bars)
     *heads, distance = found
     assert len(heads) == 8 and max(heads[:4]) < distance < 25 and max(heads[4:]) > 60
@@ -126,7 +132,7 @@ def test_notebook_09_finds_classes_of_words_and_the_two_meanings_of_one():
     after = neighbours[neighbours.index("after training") :]
     (anna,) = [line.split()[1::2] for line in after if line.startswith("anna ")]
     assert len(anna) == 4 and set(anna) < set(girls)
-    (cosines,) = [shown(cell) for cell in cells if "in banks {" in cell.source]
+    (cosines,) = [shown(cell) for cell in cells if "in banks {" in cell.source and not is_exercise(cell)]
     table = [[float(number) for number in re.findall(r"\d\.\d\d", row)] for row in re.split(r"(?:money|river) \d (?=\d)", cosines[-1])[1:]]
     within = [table[a][b] for a in range(6) for b in range(6) if a != b and a // 3 == b // 3]
     across = [table[a][b] for a in range(6) for b in range(6) if a // 3 != b // 3]
@@ -144,6 +150,33 @@ def test_notebook_10_closes_the_gap_and_breaks_the_plateau():
     (bands,) = [text for source, text in said.items() if "loss_bands(&groups)" in source]
     recipe, *others = (float(loss) for loss in re.findall(r"([\d.]+) after epoch 5", bands))
     assert recipe < min(others)
+
+
+@pytest.mark.parametrize("path", [LAB_09], ids=lambda path: path.stem)
+def test_unsolved_exercises_say_what_is_missing(path):
+    cells = code_cells(nbformat.read(ROOT / "target/notebooks" / path.name, as_version=4))
+    exercises = [cell for cell in cells if is_exercise(cell)]
+    assert len(exercises) >= 10
+    for cell in exercises:
+        said = " ".join(shown(cell))
+        assert "Not yet." in said and "All right." not in said, cell.source
+        expected, hint = re.search(r"✗ (.+?: (?:expected .+, got .+?|this does not hold yet))\. (.+)", said).groups()
+        assert len(expected) > 20 and len(hint.split()) >= 4, said
+
+
+@pytest.mark.parametrize("path", [LAB_09], ids=lambda path: path.stem)
+def test_each_solution_passes_its_check(kernel, path):
+    solution = None
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code" and not is_exercise(cell):
+            kernel.expect(cell.source)
+        elif cell.cell_type == "code":
+            gap, checked = cell.source.split(CHECKED)
+            assert "your code here" in gap and "your code here" not in solution
+            said = kernel.expect(solution + CHECKED + checked)
+            assert "All right." in said and "Not yet." not in said, said
+        elif is_exercise(cell):
+            (solution,) = re.findall(r"<details><summary>A solution</summary>\n\n```rust\n(.*?)```\n\n</details>", cell.source, re.DOTALL)
 
 
 def test_any_cell_of_notebook_08_runs_again_and_trains_to_the_same_numbers(kernel):
