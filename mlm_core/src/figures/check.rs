@@ -1,6 +1,6 @@
 //! Takes what somebody has worked out in an exercise and what is asked of it, says what is right and what is wrong.
 
-use std::fmt::{Debug, Write};
+use std::fmt::{self, Debug, Write};
 
 use html_escape::encode_text;
 
@@ -21,7 +21,7 @@ use crate::figures::figure::Figure;
 /// assert!(!check.passed());
 /// assert_eq!(check.wrong(), Some("the mean of 1 and 3: expected 2, got 4. By what is the sum divided?"));
 /// ```
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Check {
     right: Vec<String>,
     wrong: Option<String>,
@@ -76,24 +76,32 @@ impl Check {
 
     /// What is right so far, and what is wrong.
     pub fn to_figure(&self) -> Figure {
-        let (edge, verdict) = match &self.wrong {
-            None => ("#00704f", "All right."),
-            Some(_) => ("#b34700", "Not yet."),
-        };
-        let mut html = format!("<div style=\"border-left: 5px solid {edge}; padding: 2px 10px\"><b>{verdict}</b>");
-        for what in &self.right {
-            let _ = write!(html, "<div>✓ {}</div>", encode_text(what));
-        }
-        if let Some(wrong) = &self.wrong {
-            let _ = write!(html, "<div>✗ {}</div>", encode_text(wrong));
+        let edge = if self.passed() { "#00704f" } else { "#b34700" };
+        let mut html = format!("<div style=\"border-left: 5px solid {edge}; padding: 2px 10px\">");
+        for line in self.lines() {
+            let _ = write!(html, "<div>{}</div>", encode_text(&line));
         }
         html.push_str("</div>");
         Figure::html(html)
     }
 
+    fn lines(&self) -> Vec<String> {
+        let mut lines = vec![if self.passed() { "All right." } else { "Not yet." }.to_owned()];
+        lines.extend(self.right.iter().map(|what| format!("✓ {what}")));
+        lines.extend(self.wrong.iter().map(|wrong| format!("✗ {wrong}")));
+        lines
+    }
+
     /// Shows it as the output of a notebook cell.
     pub fn evcxr_display(&self) {
         self.to_figure().evcxr_display();
+    }
+}
+
+/// As it is shown; the kernel writes this when it cannot tell what the last expression of a cell is.
+impl Debug for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines().join("\n"))
     }
 }
 

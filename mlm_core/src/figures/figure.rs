@@ -32,7 +32,11 @@ enum Part {
 
 impl fmt::Debug for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Figure {{ parts: {} }}", self.parts.len())
+        // The kernel writes this when it cannot tell what the last expression of a cell is, such as one that uses up a
+        // variable of an earlier cell.
+        f.write_str(
+            "a Figure; to see it, end the cell with `let figure: Figure = …;` and, in a line of its own, `figure`",
+        )
     }
 }
 

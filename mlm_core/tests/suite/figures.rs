@@ -2,8 +2,8 @@
 
 use mlm_core::candle_core::{DType, Device, Tensor};
 use mlm_core::{
-    Batch, EpochRecord, Figure, FilledMask, History, PowerLaw, Prediction, Recovery, Treatment, WordRecovery, markup,
-    plot,
+    Batch, Check, EpochRecord, Figure, FilledMask, History, PowerLaw, Prediction, Recovery, Treatment, WordRecovery,
+    markup, plot,
 };
 
 use crate::{assert_says, message, pieces};
@@ -251,4 +251,23 @@ fn figures_stack_and_are_saved() {
     assert_says(&message(stack.save(folder.path().join("all.png"))), &["all.png", ".html"]);
     assert_says(&message(curve.save(folder.path().join("curve.pdf"))), &["curve.pdf", ".svg", " or .html"]);
     assert_says(&message(curve.save("/no/such/folder/curve.svg")), &["write", "/no/such/folder"]);
+}
+
+#[test]
+fn a_check_stops_at_what_is_wrong_and_says_what_was_expected() {
+    let check = Check::new()
+        .near("a third", 1.0 / 3.0, 0.333_33, "")
+        .equal("a list", vec![1, 2], vec![1, 3], "Count <again>.")
+        .that("never asked", false, "");
+    assert!(!check.passed());
+    assert_eq!(check.wrong(), Some("a list: expected [1, 3], got [1, 2]. Count <again>."));
+    assert_eq!(format!("{check:?}"), "Not yet.\n✓ a third\n✗ a list: expected [1, 3], got [1, 2]. Count <again>.");
+    assert_says(&check.to_figure().to_html(), &["Not yet.", "✓ a third", "Count &lt;again&gt;."]);
+
+    // A number that is none is never near; far numbers are told with as many digits as it takes.
+    let wrong = |yours: f64, expected: f64| Check::new().near("it", yours, expected, "").wrong().unwrap().to_owned();
+    assert_eq!(wrong(f64::NAN, 1.0), "it: expected 1, got NaN.");
+    assert_eq!(wrong(f64::INFINITY, 0.5), "it: expected 0.5, got inf.");
+    assert_eq!(wrong(123_456.789, 1e-3), "it: expected 0.001, got 123457.");
+    assert!(Check::new().near("large", 1e6 + 50.0, 1e6, "").that("small", true, "").passed());
 }
