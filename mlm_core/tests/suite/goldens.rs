@@ -91,6 +91,61 @@ fn the_engine_equals_pytorch() {
     }
 }
 
+/// What notebook 09 looks at, as it computes it there.
+fn compare_attention(new: impl Fn(&Params) -> Box<dyn Encoder>, tolerance: f64) {
+    let golden = Golden::load();
+    let (params, batch) = (golden.params(), golden.batch(0));
+    let (layers, heads, head_dim) = (params.config().layers, params.config().heads, params.config().head_dim());
+    let attention = new(&params).encode(&batch, Mode::Evaluate).unwrap().attention;
+    assert_eq!(attention.len(), layers);
+    for (layer, ours) in attention.iter().enumerate() {
+        for (sentence, bounds) in batch.offsets.windows(2).enumerate() {
+            let seq = bounds[1] - bounds[0];
+            let of_sentence = |attention: &Tensor| {
+                flat(&attention.get(sentence).unwrap().narrow(1, 0, seq).unwrap().narrow(2, 0, seq).unwrap())
+            };
+            let theirs = of_sentence(&golden.0[&format!("attention.{layer}")]);
+            assert_close("attention", &of_sentence(ours), &theirs, 1.0, tolerance);
+        }
+    }
+
+    let mut losses = vec![];
+    for layer in 0..layers {
+        for head in 0..heads {
+            let (mut without, name) =
+                (params.clone(), format!("bert.encoder.layer.{layer}.attention.output.dense.weight"));
+            let mut weight = params.get(&name).unwrap().to_vec();
+            for row in weight.chunks_exact_mut(heads * head_dim) {
+                row[head * head_dim..(head + 1) * head_dim].fill(0.0);
+            }
+            without.set(&name, &weight).unwrap();
+            losses.push(new(&without).forward(&batch, Mode::Evaluate).unwrap());
+        }
+    }
+    assert_close("losses without a head", &losses, &golden.values("ablated.losses"), 1.0, tolerance);
+
+    let (mut encoder, sentence) = (new(&params), golden.batch(2));
+    let mut gradients = Gradients::zeros(&*encoder).unwrap();
+    encoder.forward(&sentence, Mode::Evaluate).unwrap();
+    encoder.backward(&mut gradients).unwrap();
+    let slopes = flat(&gradients.get("bert.embeddings.position_embeddings.weight").unwrap());
+    let words = params.get("bert.embeddings.word_embeddings.weight").unwrap();
+    let d_model = params.config().d_model;
+    let ours: Vec<f64> = (sentence.input_ids.iter().zip(slopes.chunks_exact(d_model)))
+        .map(|(&id, slopes)| {
+            let word = &words[id as usize * d_model..][..d_model];
+            word.iter().zip(slopes).map(|(&number, slope)| f64::from(number) * slope).sum()
+        })
+        .collect();
+    assert_close("gradient x input", &ours, &golden.values("gradient_times_input"), 1.0, tolerance);
+}
+
+#[test]
+fn attention_the_loss_without_a_head_and_gradient_times_input_equal_pytorch() {
+    compare_attention(|params| Box::new(Reference::new(params, DType::F64, &Device::Cpu).unwrap()), 1e-9);
+    compare_attention(|params| Box::new(Engine::new(params).unwrap()), 1e-4);
+}
+
 fn train(mut encoder: impl Encoder) -> (Vec<f64>, Vec<f64>) {
     let golden = Golden::load();
     let mut gradients = Gradients::zeros(&encoder).unwrap();
