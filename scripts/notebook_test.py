@@ -117,12 +117,13 @@ def test_notebook_08_recovers_every_word_and_shows_its_figures():
 def test_notebook_09_finds_the_answers_and_what_each_head_costs():
     cells = code_cells(nbformat.read(ROOT / "target/notebooks" / LAB_09.name, as_version=4))
     bars = [" ".join(shown(cell)) for cell in cells if "plot::bars" in cell.source and not is_exercise(cell)]
-    found, costs, methods = ([float(number) for number in re.findall(r" ([\d.]+)(?:;|\.$)", said)] for said in bars)
+    found, costs, layers, methods = ([float(number) for number in re.findall(r" ([\d.]+)(?:;|\.$)", said)] for said in bars)
     *heads, distance = found
     assert len(heads) == 8 and max(heads[:4]) < distance < 25 and max(heads[4:]) > 60
     assert len(methods) == 3 and min(methods) > 60
     for *alone, together in (costs[:5], costs[5:]):
         assert 0 < sum(alone) < together / 2
+    assert layers[0] > layers[1] > 0.3
     assert costs[1] > 2 * costs[0], "the word after is missed more than the word before"
 
 
