@@ -27,8 +27,8 @@ fn faded(share: f32, end: (u8, u8, u8)) -> RGBColor {
 }
 
 /// Draws a table of numbers, each in its cell and as its colour: the further from 0, the darker, blue, or where some are
-/// negative, red above 0 and blue below; what rounds to 0 is written in grey. `values` holds a row for each of `rows`, in it a number for each of `columns`, all
-/// in the same `unit`. Where there is nothing to say, a NaN leaves the cell grey.
+/// negative, red above 0 and blue below; what rounds to 0 is written in grey. `values` holds a row for each of `rows`, in
+/// it a number for each of `columns`, all in the same `unit`. Where there is nothing to say, a NaN leaves the cell grey.
 ///
 /// # Errors
 /// When there is no row or no column, or there are more or fewer numbers.

@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
 
 /// Draws points, each given by its group, its name and its coordinates, in a colour for each group. Both axes, which are
-/// called `x` and `y`, have the same scale, so that distances are what they seem. Where points crowd, a name for which there is no room is left out.
+/// called `x` and `y`, have the same scale, so that distances are what they seem. Where points crowd, a name for which
+/// there is no room is left out.
 ///
 /// # Errors
 /// When there is no point, more groups than colours, or a coordinate that is not a number.
