@@ -45,15 +45,16 @@ def shown(cell):
     return [line.strip() for line in lines if line.strip()]
 
 
-def is_same(line, again):
+def is_same(line, again, slack=0.02):
     """Whether two lines say the same. What training brought about may differ a little between processors, which round
-    differently; what follows from the seed alone may not. How long something took is each machine's own."""
+    differently, by `slack` and a tenth; what follows from the seed alone may not. How long something took is each machine's
+    own."""
     line, again = (TIME.sub("a time", said) for said in (line, again))
     if NUMBER.split(line) != NUMBER.split(again):
         return False
     learned = re.search(r"\d\.\d|%|\be-|recovered", line)
     pairs = zip(map(float, NUMBER.findall(line)), map(float, NUMBER.findall(again)))
-    return all(abs(a - b) <= (0.02 + 0.1 * max(abs(a), abs(b)) if learned else 0) for a, b in pairs)
+    return all(abs(a - b) <= (slack + 0.1 * max(abs(a), abs(b)) if learned else 0) for a, b in pairs)
 
 
 def say_the_same(line, again):
@@ -63,10 +64,13 @@ def say_the_same(line, again):
 
 
 def but_for_the_run(lines):
-    """What comes before the licence's model speaks, without how far its training was, and without the words to which a model
-    gives less than 1 %: which of them comes next is a matter of rounding."""
-    lines = [UNLIKELY.sub("an unlikely word", line) for line in lines if "step " not in line]
-    return list(itertools.takewhile(lambda line: "licen" not in line.lower(), lines))
+    """What comes before the licence's model speaks, without how far its training was."""
+    return list(itertools.takewhile(lambda line: "licen" not in line.lower(), [line for line in lines if "step " not in line]))
+
+
+def is_same_after_thousands_of_steps(line, again):
+    """As `is_same`, but that a probability in percent may differ by three more, and words below 1 % be others."""
+    return is_same(*(UNLIKELY.sub("an unlikely word", said) for said in (line, again)), slack=3)
 
 
 def test_lines_are_compared_by_their_numbers():
@@ -76,6 +80,10 @@ def test_lines_are_compared_by_their_numbers():
     assert is_same("5.10ms and 320.00µs: 16 times as fast", "9.99ms and 1.20ms: 8 times as fast")
     assert not is_same("masked rows [1, 10, 12]", "masked rows [1, 10, 13]")
     assert not is_same("masked rows [1, 10, 12]", "masked rows [1, 10, 12, 14]")
+    guesses = "peel 93.1 %  peels 4.7 %  play 0.6 %", "peel 90.9 %  peels 5.9 %  paint 0.4 %"
+    assert is_same_after_thousands_of_steps(*guesses) and not is_same(*guesses)
+    assert not is_same_after_thousands_of_steps(guesses[0], "peel 70.9 %  peels 5.9 %  paint 0.4 %")
+    assert not is_same_after_thousands_of_steps(guesses[0], "peel 93.1 %  peeled 4.7 %  play 0.6 %")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -92,13 +100,15 @@ def test_committed_notebook_is_short_and_has_its_outputs(path):
         said, said_again = ([line for line in shown(each) if not SLOW.match(line)] for each in (cell, again))
         if path in OWN_WORDS and OWN_WORDS[path].search(cell.source):
             continue
-        same = say_the_same if path in OWN_NUMBERS else is_same
         if "run." in cell.source:
             # A training in the background prints what there is by then, and its thousands of steps end a little differently
             # on each machine.
             assert any("finished" in line for line in said) and any("finished" in line for line in said_again)
-            said, said_again, same = but_for_the_run(said), but_for_the_run(said_again), say_the_same
+            said, said_again = but_for_the_run(said), but_for_the_run(said_again)
         lines = list(zip(said, said_again, strict=True))
+        same = say_the_same if path in OWN_NUMBERS else is_same
+        if path == LAB_10 and "run." in cell.source:
+            same = is_same_after_thousands_of_steps
         assert [pair for pair in lines if not same(*pair)] == [], cell.source
 
 

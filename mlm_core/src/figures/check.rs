@@ -105,7 +105,7 @@ impl Debug for Check {
     }
 }
 
-/// With six digits at most.
+/// With six digits, or as many as stand before the point.
 fn rounded(number: f64) -> String {
     let digits = 5 - number.abs().max(1e-300).log10().floor().clamp(-12.0, 5.0) as i32;
     let scale = 10f64.powi(digits);

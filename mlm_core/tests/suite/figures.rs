@@ -212,6 +212,10 @@ fn points_that_crowd_keep_their_colour_and_lose_their_name() {
     assert_says(&figure.to_html(), &["Tom (a&lt;b) at 10.00, -1.00"]);
     assert_says(&message(plot::scatter(&[("a", "b", f64::NAN, 0.0)], "x", "y")), &["finite", "\"b\""]);
     assert_says(&message(plot::scatter::<&str, &str>(&[], "x", "y")), &["at least one point"]);
+    // An axis that is short has as many decimals as it takes, a long one has none.
+    let axis = |end: f64| svg(&plot::scatter(&[("a", "b", 0.0, 0.0), ("a", "c", end, 0.0)], "x", "y").unwrap());
+    assert_says(&axis(0.001), &["\n0.0002\n"]);
+    assert_says(&axis(1e6), &["\n200000\n"]);
     let seven: Vec<_> = ["a", "b", "c", "d", "e", "f", "g"].map(|group| (group, "x", 0.0, 0.0)).into();
     assert_says(&message(plot::scatter(&seven, "x", "y")), &["at most 6", "7"]);
 }

@@ -95,7 +95,8 @@ fn the_engine_equals_pytorch() {
 fn compare_attention(new: impl Fn(&Params) -> Box<dyn Encoder>, tolerance: f64) {
     let golden = Golden::load();
     let (params, batch) = (golden.params(), golden.batch(0));
-    let (layers, heads, head_dim) = (params.config().layers, params.config().heads, params.config().head_dim());
+    let ModelConfig { layers, heads, d_model, .. } = *params.config();
+    let head_dim = params.config().head_dim();
     let attention = new(&params).encode(&batch, Mode::Evaluate).unwrap().attention;
     assert_eq!(attention.len(), layers);
     for (layer, ours) in attention.iter().enumerate() {
@@ -115,7 +116,7 @@ fn compare_attention(new: impl Fn(&Params) -> Box<dyn Encoder>, tolerance: f64) 
             let (mut without, name) =
                 (params.clone(), format!("bert.encoder.layer.{layer}.attention.output.dense.weight"));
             let mut weight = params.get(&name).unwrap().to_vec();
-            for row in weight.chunks_exact_mut(heads * head_dim) {
+            for row in weight.chunks_exact_mut(d_model) {
                 row[head * head_dim..(head + 1) * head_dim].fill(0.0);
             }
             without.set(&name, &weight).unwrap();
@@ -130,7 +131,6 @@ fn compare_attention(new: impl Fn(&Params) -> Box<dyn Encoder>, tolerance: f64) 
     encoder.backward(&mut gradients).unwrap();
     let slopes = flat(&gradients.get("bert.embeddings.position_embeddings.weight").unwrap());
     let words = params.get("bert.embeddings.word_embeddings.weight").unwrap();
-    let d_model = params.config().d_model;
     let ours: Vec<f64> = (sentence.input_ids.iter().zip(slopes.chunks_exact(d_model)))
         .map(|(&id, slopes)| {
             let word = &words[id as usize * d_model..][..d_model];

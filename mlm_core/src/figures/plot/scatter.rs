@@ -50,7 +50,9 @@ pub fn scatter<G: AsRef<str>, S: AsRef<str>>(points: &[(G, S, f64, f64)], x: &st
             .build_cartesian_2d(range(middle_x, room.0), range(middle_y, room.1))
             .map_err(drawing)?;
         let mut mesh = chart.configure_mesh();
-        let number = |number: &f64| format!("{}", (number * 1e3).round() / 1e3 + 0.0); // no -0
+        // As many decimals as tell two pixels apart, and no -0.
+        let scale = 10f64.powf(-unit.log10().floor()).max(1.0);
+        let number = |number: &f64| format!("{}", (number * scale).round() / scale + 0.0);
         mesh.x_desc(x).y_desc(y).x_labels(8).y_labels(6).x_label_formatter(&number).y_label_formatter(&number);
         draw_mesh(&mut mesh)?;
         let legend = SIZE.0 as i32 - LEGEND;
