@@ -199,6 +199,39 @@ fn a_heat_map_has_a_number_in_each_cell() {
     assert_says(&message(plot::heat_map::<&str, &str>(&[], &[], &[], "nats")), &["rows", "none"]);
 }
 
+/// WCAG 2.2, "contrast ratio" and "relative luminance", of two colours written `RRGGBB`.
+fn contrast(colours: [&str; 2]) -> f64 {
+    let [a, b] = colours.map(|colour| {
+        let weights = [0.2126, 0.7152, 0.0722];
+        let channels = (0..3).map(|nth| u8::from_str_radix(&colour[2 * nth..][..2], 16).unwrap());
+        let linear = channels.map(|channel| match f64::from(channel) / 255.0 {
+            dark if dark <= 0.04045 => dark / 12.92,
+            light => ((light + 0.055) / 1.055).powf(2.4),
+        });
+        linear.zip(weights).map(|(linear, weight)| linear * weight).sum::<f64>() + 0.05
+    });
+    (a / b).max(b / a)
+}
+
+#[test]
+fn numbers_stand_out_from_their_cells() {
+    let colours = |drawing: &str, number: &str| {
+        let before = &drawing[..drawing.find(&format!("\n{number}\n")).unwrap()];
+        let mut fills = before.rsplit("fill=\"#").map(|fill| fill[..6].to_owned());
+        [fills.next().unwrap(), fills.next().unwrap()]
+    };
+    for percent in 1..=100 {
+        let (share, number) = (f64::from(percent) / 100.0, format!("{percent}"));
+        let recovery = svg(&plot::recovery_heat_map(&[recovered(&["a"], share)]).unwrap());
+        let one_sign = svg(&plot::heat_map(&["a"], &["x", "y"], &[vec![100.0, f64::from(percent)]], "").unwrap());
+        let two_signs = svg(&plot::heat_map(&["a"], &["x", "y"], &[vec![-100.0, f64::from(percent)]], "").unwrap());
+        for drawing in [recovery, one_sign, two_signs] {
+            let [ink, cell] = colours(&drawing, &number);
+            assert!(contrast([&ink, &cell]) > 4.45, "{percent}: {ink} on {cell}");
+        }
+    }
+}
+
 #[test]
 fn points_that_crowd_keep_their_colour_and_lose_their_name() {
     let mut points = vec![("girls", "Anna", 0.0, 0.0); 40];

@@ -4,7 +4,7 @@ use plotters::prelude::*;
 use plotters::style::FontTransform;
 use plotters::style::text_anchor::HPos;
 
-use super::{GRID, INK, card, drawing, letters, write};
+use super::{GRID, card, drawing, ink_on, letters, write};
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
 
@@ -79,13 +79,7 @@ pub fn heat_map<R: AsRef<str>, C: AsRef<str>>(
                 root.draw(&Rectangle::new(corners, colour.filled())).map_err(drawing)?;
                 if value.is_finite() {
                     let rounds_to_0 = value.abs() < 0.5 * 10f64.powi(-(digits as i32));
-                    let ink = if rounds_to_0 {
-                        FAINT
-                    } else if share.abs() > 0.45 {
-                        WHITE
-                    } else {
-                        INK
-                    };
+                    let ink = if rounds_to_0 { FAINT } else { ink_on(colour) };
                     let written = format!("{:.digits$}", if rounds_to_0 { 0.0 } else { value });
                     let at = (x + cell / 2, top + ROW / 2);
                     write(&root, &written, at, letters(15, HPos::Center).color(&ink))?;

@@ -69,6 +69,16 @@ fn write(root: &Card<'_>, text: &str, at: (i32, i32), letters: TextStyle<'_>) ->
     root.draw(&Text::new(text.to_owned(), at, letters)).map_err(drawing)
 }
 
+/// Black or white, whichever stands out more from that background: its contrast ratio is at least 4.5, what text needs
+/// (WCAG 2.2, success criterion 1.4.3 and "relative luminance").
+fn ink_on(background: RGBColor) -> RGBColor {
+    let linear = |channel: u8| ((f32::from(channel) / 255.0 + 0.055) / 1.055).powf(2.4);
+    let RGBColor(red, green, blue) = background;
+    let luminance = 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue);
+    // At 0.179 both are equally good, with a contrast of the square root of 21.
+    if luminance < 0.179 { WHITE } else { BLACK }
+}
+
 /// The axes of a chart, their names and their grid.
 fn draw_mesh<X: Ranged + ValueFormatter<X::ValueType>, Y: Ranged + ValueFormatter<Y::ValueType>>(
     mesh: &mut MeshStyle<'_, '_, X, Y, SVGBackend<'_>>,

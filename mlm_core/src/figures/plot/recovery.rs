@@ -3,7 +3,7 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::{INK, card, drawing, letters, write};
+use super::{INK, card, drawing, ink_on, letters, write};
 use crate::analysis::evaluate::Recovery;
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
@@ -71,7 +71,7 @@ pub fn recovery_heat_map(recoveries: &[Recovery]) -> Result<Figure> {
                 let colour = ViridisRGB.get_color(probability);
                 let cell = Rectangle::new([(left, top), (left + COLUMN - 1, top + ROW - 1)], colour.filled());
                 root.draw(&cell).map_err(drawing)?;
-                let ink = if word.probability > 0.6 { BLACK } else { WHITE };
+                let ink = ink_on(colour);
                 let percent = format!("{:.0}", 100.0 * word.probability);
                 text(&percent, (left + COLUMN / 2 - 4, top + ROW / 2), 14, ink, HPos::Center)?;
                 if word.recovered {
