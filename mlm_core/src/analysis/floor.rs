@@ -1,8 +1,6 @@
 //! Takes the grammar that wrote a text, gives the predictions that no model can better; adding up the grammar's sentences
 //! is left to [`crate::analysis::inside`].
 
-use std::collections::BTreeMap;
-
 use candle_core::{Device, Tensor};
 
 use crate::analysis::inside::{Inside, inside};
@@ -104,7 +102,7 @@ impl BayesFloor {
             seen[hidden] = self.masker.special().mask;
             for (position, (all, less)) in (1..).zip(whole.iter().zip(self.tokens(&seen)?)) {
                 if position != hidden {
-                    let parts = all.iter().filter(|(_, p)| **p > 0.0).map(|(token, p)| p * (p / less[token]).ln());
+                    let parts = all.iter().zip(less).filter(|(p, _)| **p > 0.0).map(|(p, less)| p * (p / less).ln());
                     influence[position * seq + hidden] = parts.sum::<f64>().max(0.0) as f32;
                 }
             }
@@ -112,12 +110,12 @@ impl BayesFloor {
         Ok(Tensor::from_vec(influence, (seq, seq), &Device::Cpu)?)
     }
 
-    /// For each position between `[CLS]` and `[SEP]` the probability of each token there, given what is seen elsewhere.
-    fn tokens(&self, seen: &[u32]) -> Result<Vec<BTreeMap<u32, f64>>> {
+    /// For each position between `[CLS]` and `[SEP]` the probability of each token there `[vocab]`, given what is seen elsewhere.
+    fn tokens(&self, seen: &[u32]) -> Result<Vec<Vec<f64>>> {
         let probabilities = |weights: &[f64]| {
-            let (mut tokens, sum) = (BTreeMap::new(), weights.iter().sum::<f64>());
+            let (mut tokens, sum) = (vec![0.0; self.masker.vocab()], weights.iter().sum::<f64>());
             for (&id, weight) in self.ids.iter().zip(weights) {
-                *tokens.entry(id).or_default() += weight / sum;
+                tokens[id as usize] += weight / sum;
             }
             tokens
         };

@@ -52,6 +52,9 @@ pub(crate) fn inside(grammar: &Grammar, weights: &[f64]) -> Inside {
                 chart.write(production, start, &mut written);
                 let (shortest, values) = written.whole();
                 let outside = &outside[shortest - rule.length.start()..][..values.len()];
+                if outside.iter().all(|&slope| slope == 0.0) {
+                    continue;
+                }
                 let slope = outside.iter().map(|slope| production.probability * slope).collect();
                 chart.take_back(production, start, &written, slope, &mut slopes);
             }
