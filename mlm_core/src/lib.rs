@@ -60,8 +60,8 @@
 //! # }
 //! ```
 //!
-//! A notebook reaches candle, tokenizers, plotters, rand and smartcore only through the re-exports below: with a copy of its own
-//! for each cell, candle's automatic differentiation would silently give wrong gradients (see `Cargo.toml`).
+//! A notebook reaches candle, tokenizers, plotters, rand and smartcore only through the re-exports below: with a copy of
+//! its own for each cell, candle's automatic differentiation would silently give wrong gradients (see `Cargo.toml`).
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]

@@ -110,7 +110,8 @@ impl BayesFloor {
         Ok(Tensor::from_vec(influence, (seq, seq), &Device::Cpu)?)
     }
 
-    /// For each position between `[CLS]` and `[SEP]` the probability of each token there `[vocab]`, given what is seen elsewhere.
+    /// For each position between `[CLS]` and `[SEP]` the probability of each token there, given what is seen elsewhere
+    /// `[positions, vocab]`.
     fn tokens(&self, seen: &[u32]) -> Result<Vec<Vec<f64>>> {
         let probabilities = |weights: &[f64]| {
             let (mut tokens, sum) = (vec![0.0; self.masker.vocab()], weights.iter().sum::<f64>());
