@@ -22,6 +22,7 @@ impl Plot {
     pub(crate) fn run(&self) -> Result<String> {
         let histories = self.runs.iter().map(History::load).collect::<Result<Vec<_>>>()?;
         plot::loss_curve(&histories.iter().collect::<Vec<_>>())?.save(&self.out)?;
-        Ok(format!("{}: the losses of {} runs\n", self.out.display(), histories.len()))
+        let runs = if histories.len() == 1 { "run" } else { "runs" };
+        Ok(format!("{}: the losses of {} {runs}\n", self.out.display(), histories.len()))
     }
 }
