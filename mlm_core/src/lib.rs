@@ -9,7 +9,7 @@
 //! engine     the back end by hand: one operation a file
 //! analysis   predictor -> counts, inside -> floor -> evaluate, predict -> baselines
 //! training   optimizer, history -> checkpoint -> run (a training without a notebook) -> background (while a notebook goes on)
-//! figures    plot, markup, live, check
+//! figures    plot, live, markup -> check
 //! ```
 //!
 //! `kernel.rs` stands before them all: what a long call and a figure that changes need of the notebook's kernel.

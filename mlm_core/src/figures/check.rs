@@ -5,6 +5,7 @@ use std::fmt::{self, Debug, Write};
 use html_escape::encode_text;
 
 use crate::figures::figure::Figure;
+use crate::figures::markup::{GREEN, VERMILION};
 
 /// What an exercise of a notebook asks of an answer, one thing after the other. In a notebook, end a cell with it: it shows
 /// what is right, up to the first thing that is not, and what to think about there.
@@ -76,7 +77,7 @@ impl Check {
 
     /// What is right so far, and what is wrong.
     pub fn to_figure(&self) -> Figure {
-        let edge = if self.passed() { "#00704f" } else { "#b34700" };
+        let edge = if self.passed() { GREEN } else { VERMILION };
         let mut html = format!("<div style=\"border-left: 5px solid {edge}; padding: 2px 10px\">");
         for line in self.lines() {
             let _ = write!(html, "<div>{}</div>", encode_text(&line));

@@ -16,13 +16,17 @@ use crate::text::masking::Treatment;
 use crate::text::tokenizer::Tokenizer;
 use crate::training::history::History;
 
-/// Background of what was done to a token, its name, and what it means. White text reads on each (Okabe and Ito's
-/// colours, darkened where needed).
+/// Colours on which white text reads (Okabe and Ito's, darkened where needed).
+pub(super) const VERMILION: &str = "#b34700";
+const PURPLE: &str = "#8e3f73";
+pub(super) const GREEN: &str = "#00704f";
+
+/// Background of what was done to a token, and its name.
 fn appearance(treatment: Treatment) -> (&'static str, &'static str) {
     match treatment {
-        Treatment::Mask => ("#b34700", "[MASK]"),
-        Treatment::Random => ("#8e3f73", "random token"),
-        Treatment::Keep => ("#00704f", "kept as it is"),
+        Treatment::Mask => (VERMILION, "[MASK]"),
+        Treatment::Random => (PURPLE, "random token"),
+        Treatment::Keep => (GREEN, "kept as it is"),
     }
 }
 
