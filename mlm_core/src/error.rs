@@ -2,11 +2,13 @@
 //! what was expected, what came, and what to do.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What can go wrong. `Debug` prints the same sentence as `Display`, because that is what a notebook shows for a
 /// failed `?`.
-#[derive(thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be read or written.
@@ -17,7 +19,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What the operating system said.
-        source: std::io::Error,
+        source: Arc<io::Error>,
     },
     /// A text file is not UTF-8.
     #[error("{} is not UTF-8: invalid byte at offset {offset} (line {line}); save the file as UTF-8", path.display())]
@@ -81,9 +83,20 @@ pub enum Error {
     /// A backward pass was asked for that has nothing to go back over.
     #[error("backward: expected a call of forward just before it, whose loss it is the gradient of, got none")]
     NoForward,
+    /// The operating system starts no thread.
+    #[error("the system starts no thread for {purpose}: {source}")]
+    Thread {
+        /// Who wanted one.
+        purpose: String,
+        /// What the operating system said.
+        source: Arc<io::Error>,
+    },
+    /// A thread panicked.
+    #[error("a panic: {0}")]
+    Panic(String),
     /// A training in the background ended before its time.
     #[error(
-        "the training in {} ended after step {step}: {reason} (its last state is in {}; Run::resume goes on from there)",
+        "the training in {} ended after step {step}: {source} (its last state is in {}; Run::resume goes on from there)",
         dir.display(), dir.join("checkpoints").display()
     )]
     Run {
@@ -92,14 +105,14 @@ pub enum Error {
         /// The last step that was taken.
         step: usize,
         /// What went wrong.
-        reason: String,
+        source: Box<Error>,
     },
     /// The stop button of a notebook ended a call.
     #[error("interrupted by the stop button; all variables are kept")]
     Interrupted,
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
-    Tensor(candle_core::Error),
+    Tensor(Arc<candle_core::Error>),
     /// A figure could not be drawn.
     #[error("figure: {0}")]
     Figure(String),
@@ -122,12 +135,16 @@ impl Error {
         }
     }
 
-    pub(crate) fn reading(path: &Path, source: std::io::Error) -> Self {
-        Error::File { action: "read", path: path.to_owned(), source }
+    pub(crate) fn reading(path: &Path, source: io::Error) -> Self {
+        Error::File { action: "read", path: path.to_owned(), source: source.into() }
     }
 
-    pub(crate) fn writing(path: &Path, source: std::io::Error) -> Self {
-        Error::File { action: "write", path: path.to_owned(), source }
+    pub(crate) fn writing(path: &Path, source: io::Error) -> Self {
+        Error::File { action: "write", path: path.to_owned(), source: source.into() }
+    }
+
+    pub(crate) fn thread(purpose: impl Into<String>, source: io::Error) -> Self {
+        Error::Thread { purpose: purpose.into(), source: source.into() }
     }
 }
 
@@ -137,7 +154,7 @@ impl From<candle_core::Error> for Error {
         while let candle_core::Error::WithBacktrace { inner, .. } = error {
             error = *inner;
         }
-        Error::Tensor(error)
+        Error::Tensor(error.into())
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 
 use serde_json::Value;
@@ -47,10 +47,15 @@ pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
 /// Writes a file, or leaves the one that was there as it was: the bytes go to the disk under another name, which then
 /// takes the place of the old one.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with(path, |file| file.write_all(bytes))
+}
+
+/// As [`write`], whatever a function puts into the file.
+pub(crate) fn write_with(path: &Path, put: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     let partial = path.with_added_extension(PARTIAL);
     let write = || {
         let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
+        put(&mut file)?;
         file.sync_all()?;
         fs::rename(&partial, path)?;
         sync_folder_of(path)
@@ -75,14 +80,14 @@ pub(crate) fn remove_partial(folder: &Path) -> Result<()> {
 
 /// Makes sure that a new name in a folder outlives a loss of power.
 #[cfg(unix)]
-fn sync_folder_of(path: &Path) -> std::io::Result<()> {
+fn sync_folder_of(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Other systems do not open folders as files, and have no such call.
 #[cfg(not(unix))]
-fn sync_folder_of(_path: &Path) -> std::io::Result<()> {
+fn sync_folder_of(_path: &Path) -> io::Result<()> {
     Ok(())
 }
 

@@ -63,9 +63,6 @@
 //! A notebook reaches candle, tokenizers, plotters, rand and smartcore only through the re-exports below: with a copy of
 //! its own for each cell, candle's automatic differentiation would silently give wrong gradients (see `Cargo.toml`).
 
-#![deny(unsafe_code)]
-#![warn(missing_docs)]
-
 // The modules are private: a notebook says `use mlm_core::*`, and a module called `text` would stand in for every
 // variable of that name that is missing. Only those whose functions are called through them are public.
 mod error;
@@ -109,6 +106,7 @@ pub use model::gradients::Gradients;
 pub use model::initialization::Initialization;
 pub use model::params::Params;
 pub use model::reference::Reference;
+pub use model::weights::Weights;
 pub use text::batch::{Batch, DataLoader, Epoch, IGNORED_LABEL, PaddedBatch};
 pub use text::corpus::{Corpus, Layout};
 pub use text::grammar::Grammar;

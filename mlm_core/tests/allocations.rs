@@ -1,7 +1,10 @@
 //! A training step of the engine takes no memory once it has seen the largest batch, unless a product is so large that it
-//! is left to the library `gemm`. A program of its own, because the allocator counts for all of it.
+//! is left to the library `gemm`; a checkpoint takes hardly more than itself. A program of its own, because the allocator
+//! counts for all of it.
 
 use std::alloc::System;
+use std::fs;
+use std::sync::Mutex;
 
 use mlm_core::rand::rngs::StdRng;
 use mlm_core::rand::{Rng, SeedableRng};
@@ -10,6 +13,16 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Held by the test that counts.
+static COUNTING: Mutex<()> = Mutex::new(());
+
+/// How many bytes are taken meanwhile, given back or not.
+fn taken<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let region = Region::new(ALLOCATOR);
+    let result = work();
+    (result, region.change().bytes_allocated)
+}
 
 /// Sequences of the given lengths, in which every third token is masked.
 fn batch(lengths: &[usize], rng: &mut StdRng) -> Batch {
@@ -30,6 +43,7 @@ fn batch(lengths: &[usize], rng: &mut StdRng) -> Batch {
 
 #[test]
 fn a_step_takes_no_memory_whatever_the_batch() {
+    let _counting = COUNTING.lock();
     let mut rng = StdRng::seed_from_u64(0);
     let config = ModelConfig { hidden_dropout: 0.1, attention_dropout: 0.1, ..ModelConfig::new(50) };
     let params = Params::init(&config, &mut rng).unwrap();
@@ -62,4 +76,37 @@ fn a_step_takes_no_memory_whatever_the_batch() {
         let change = region.change();
         assert_eq!((change.allocations, change.reallocations), (0, 0), "{threads} threads: {change:?}");
     }
+}
+
+#[test]
+fn to_save_and_to_load_a_training_takes_at_most_1_3_times_its_file() {
+    let _counting = COUNTING.lock();
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("run");
+    let corpus = Corpus::from_lines(["the cake is a lie", "to be or not to be"]).unwrap();
+    let tokenizer = Tokenizer::train(&corpus, 100, true).unwrap();
+    let train = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences;
+    let texts = Texts { tokenizer, train, validation: Vec::new(), grammar: None };
+    let model = ModelConfig { d_model: 128, ..ModelConfig::new(8000) };
+    let (config, threads) = (TrainingConfig::default(), EngineConfig { threads: 1, ..EngineConfig::default() });
+    let back_end = BackEnd::Engine(threads);
+
+    let mut training = Training::start(&dir, &texts, &model, &config, &back_end).unwrap();
+    training.step().unwrap();
+    let (saved, to_save) = taken(|| training.save());
+    saved.unwrap();
+    drop(training);
+    let file = fs::metadata(dir.join("checkpoints/step-1.safetensors")).unwrap().len() as f64;
+    assert!((to_save as f64) < 1.3 * file, "{to_save} bytes to save a file of {file}");
+
+    // What a training consists of, whether it is loaded or begins.
+    let (_, parts) = taken(|| {
+        let params = Params::init(&model, &mut StdRng::seed_from_u64(0)).unwrap();
+        let engine = Engine::with_config(&params, threads).unwrap();
+        (Gradients::zeros(&engine).unwrap(), AdamW::new(&engine, AdamWConfig::default()).unwrap())
+    });
+    let (resumed, all) = taken(|| Training::resume(&dir, &texts, &model, &config, &back_end));
+    assert_eq!(resumed.unwrap().step_number(), 1);
+    let to_load = (all - parts) as f64;
+    assert!(to_load < 1.3 * file, "{to_load} bytes to load a file of {file}");
 }

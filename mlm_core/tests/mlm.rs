@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mlm_core::rand::rngs::StdRng;
 use mlm_core::rand::{Rng, SeedableRng};
-use mlm_core::{History, Params};
+use mlm_core::*;
 use serde_json::Value;
 
 fn mlm(arguments: &[&str]) -> Output {
@@ -156,6 +156,45 @@ fn a_full_disk_costs_nothing_that_was_saved() {
     Params::from_pretrained(&full).unwrap();
     json(&train(&full).arg("--resume").output().unwrap());
     assert!(weights(&full) == weights(&whole));
+}
+
+/// As `head -1` does it.
+#[test]
+fn who_stops_reading_ends_neither_a_training_nor_the_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, unread] = ["whole", "unread"].map(|name| folder.path().join(name));
+    json(&train(&whole).output().unwrap());
+    let mut training = train(&unread).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    drop(training.stdout.take());
+    let said = BufReader::new(training.stderr.take().unwrap()).lines().next().unwrap().unwrap();
+    assert!(said.starts_with("training: "), "{said}");
+    assert_eq!(training.wait().unwrap().code(), Some(0));
+    assert!(weights(&unread) == weights(&whole));
+
+    let mut stories = Command::new(env!("CARGO_BIN_EXE_mlm"));
+    stories.args(["stories", "--grammar", concat!(env!("CARGO_MANIFEST_DIR"), "/../data/stories.grammar")]);
+    let mut stories = stories.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(stories.stdout.take());
+    let output = stories.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+}
+
+/// The library goes on with what the program has begun only where their settings are the same.
+#[test]
+fn without_options_the_program_trains_as_the_library_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/five_sentences.txt");
+    let trained = mlm(&["train", "--corpus", data, "--validation", "0", "--out", out.to_str().unwrap()]);
+    assert!(trained.status.success(), "{trained:?}");
+    let corpus = Corpus::from_file(data, Layout::Lines).unwrap();
+    let tokenizer = Tokenizer::from_pretrained(&out).unwrap();
+    let model = ModelConfig { initializer_range: 0.05, ..ModelConfig::new(tokenizer.vocab()) };
+    let train = tokenizer.encode_corpus(&corpus, model.max_len).unwrap().sequences;
+    let texts = Texts { tokenizer, train, validation: Vec::new(), grammar: None };
+    let (config, engine) = (TrainingConfig::default(), BackEnd::Engine(EngineConfig::default()));
+    let training = Training::resume(&out, &texts, &model, &config, &engine).unwrap();
+    assert!(training.is_finished());
 }
 
 #[test]

@@ -6,21 +6,8 @@ use crate::engine::buffer::Buffer;
 use crate::engine::config::Precision;
 use crate::engine::factors::Panels;
 use crate::engine::linear::Room;
+use crate::engine::share::Size;
 use crate::model::config::ModelConfig;
-
-/// The size of a share of a batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Size {
-    pub(crate) tokens: usize,
-    pub(crate) masked: usize,
-    /// Σ length² over the sequences.
-    pub(crate) pairs: usize,
-    /// The rows that the last layer is asked for, and Σ of those of a sequence times its length.
-    pub(crate) asked: usize,
-    pub(crate) asked_pairs: usize,
-    /// The longest sequence.
-    pub(crate) longest: usize,
-}
 
 /// The input of a LayerNorm, normalised, and the scale of each row.
 #[derive(Clone, Debug, Default)]

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::engine::factors::Matrix;
 use crate::engine::linear::{PackedWeight, Room};
 use crate::error::Result;
+use crate::model::names::{self, LayerNames};
 use crate::model::params::Params;
 
 /// A linear layer: weight `[to, from]` and bias `[to]`.
@@ -61,39 +62,36 @@ impl Layers {
         let config = params.config();
         let range = |name: &str| -> Result<Range<usize>> { Ok(params.table().get(name)?.range.clone()) };
         let linear = |name: &str, from: usize| -> Result<Linear> {
-            let (weight, bias) = (range(&format!("{name}.weight"))?, range(&format!("{name}.bias"))?);
+            let (weight, bias) = (range(&names::weight(name))?, range(&names::bias(name))?);
             Ok(Linear { weight, bias, from, packed: PackedWeight::default() })
         };
         let norm = |name: &str| -> Result<LayerNorm> {
-            Ok(LayerNorm { weight: range(&format!("{name}.weight"))?, bias: range(&format!("{name}.bias"))? })
+            Ok(LayerNorm { weight: range(&names::weight(name))?, bias: range(&names::bias(name))? })
         };
         let (d_model, d_ff) = (config.d_model, config.d_ff);
         let layer = |layer: usize| -> Result<Layer> {
-            let name = format!("bert.encoder.layer.{layer}");
+            let names = LayerNames::new(layer);
             Ok(Layer {
-                query: linear(&format!("{name}.attention.self.query"), d_model)?,
-                key_value: [
-                    linear(&format!("{name}.attention.self.key"), d_model)?,
-                    linear(&format!("{name}.attention.self.value"), d_model)?,
-                ],
-                attention_output: linear(&format!("{name}.attention.output.dense"), d_model)?,
-                attention_norm: norm(&format!("{name}.attention.output.LayerNorm"))?,
-                intermediate: linear(&format!("{name}.intermediate.dense"), d_model)?,
-                output: linear(&format!("{name}.output.dense"), d_ff)?,
-                output_norm: norm(&format!("{name}.output.LayerNorm"))?,
+                query: linear(&names.query, d_model)?,
+                key_value: [linear(&names.key, d_model)?, linear(&names.value, d_model)?],
+                attention_output: linear(&names.attention_output, d_model)?,
+                attention_norm: norm(&names.attention_norm)?,
+                intermediate: linear(&names.intermediate, d_model)?,
+                output: linear(&names.output, d_ff)?,
+                output_norm: norm(&names.output_norm)?,
             })
         };
-        let word = range("bert.embeddings.word_embeddings.weight")?;
+        let word = range(names::WORDS)?;
         Ok(Self {
-            position: range("bert.embeddings.position_embeddings.weight")?,
-            token_type: range("bert.embeddings.token_type_embeddings.weight")?,
-            embeddings_norm: norm("bert.embeddings.LayerNorm")?,
+            position: range(names::POSITIONS)?,
+            token_type: range(names::TOKEN_TYPES)?,
+            embeddings_norm: norm(names::EMBEDDINGS_NORM)?,
             layers: (0..config.layers).map(layer).collect::<Result<_>>()?,
-            transform: linear("cls.predictions.transform.dense", d_model)?,
-            transform_norm: norm("cls.predictions.transform.LayerNorm")?,
+            transform: linear(names::TRANSFORM, d_model)?,
+            transform_norm: norm(names::TRANSFORM_NORM)?,
             decoder: Linear {
                 weight: word.clone(),
-                bias: range("cls.predictions.bias")?,
+                bias: range(names::DECODER_BIAS)?,
                 from: d_model,
                 packed: PackedWeight::default(),
             },

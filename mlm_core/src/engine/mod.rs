@@ -4,8 +4,8 @@
 //! ```text
 //! embeddings -> layer_norm -> dropout -> linear -> attention -> gelu -> loss      over vector, matmul, gemm (large products)
 //! factors (matrices, panels), bf16, native (one processor's instructions) -> matmul
-//! share (of a batch), layers (weights), activations (in buffers), clock -> pass (the way through the model)
-//! pass, pool, mail (threads) -> Engine
+//! share (of a batch) -> layers (weights), activations (in buffers), clock -> pass (the way through the model)
+//! pass, owned (weights), pool, mail (threads) -> state -> Engine
 //! ```
 
 mod activations;
@@ -26,9 +26,11 @@ mod loss;
 mod mail;
 mod matmul;
 mod native;
+mod owned;
 mod pass;
 pub(crate) mod pool;
 mod share;
+mod state;
 mod vector;
 
 #[cfg(test)]
@@ -39,20 +41,19 @@ pub use crate::engine::config::{EngineConfig, Precision};
 
 use std::fmt;
 use std::mem;
-use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use candle_core::{DType, Device, Tensor};
-use smallvec::SmallVec;
 
-use crate::engine::activations::{Activations, Size};
+use crate::engine::activations::Activations;
 use crate::engine::buffer::Buffer;
-use crate::engine::clock::{Clock, Operation};
+use crate::engine::clock::Clock;
 use crate::engine::layers::Layers;
 use crate::engine::mail::post;
-use crate::engine::pass::Pass;
+use crate::engine::owned::Owned;
 use crate::engine::pool::{Pool, lock};
-use crate::engine::share::{Asked, Attended, Share};
+use crate::engine::share::{Attended, Share};
+use crate::engine::state::{Parts, State, Step, Worker, write};
 use crate::error::{Error, Result};
 use crate::kernel::check_interrupt;
 use crate::model::config::ModelConfig;
@@ -60,7 +61,7 @@ use crate::model::encoder::{Encoded, Encoder, Mode};
 use crate::model::gradients::Gradients;
 use crate::model::memory;
 use crate::model::params::{Params, Table};
-use crate::model::weights::{Numbers, Part, Rule, Values, Weights, squared_norm};
+use crate::model::weights::{Numbers, Part, Rule, Values, Weights};
 use crate::text::batch::Batch;
 
 /// Numbers that a worker keeps for each parameter: its weight and gradient, one of them for the others, and the weight
@@ -90,50 +91,6 @@ pub struct Engine {
     table: Arc<Table>,
     threads: usize,
     state: Mutex<State>,
-}
-
-struct State {
-    pool: Pool,
-    workers: Vec<Mutex<Worker>>,
-    owned: Owned,
-    /// What each worker has for the others: for the weights that belong to it their values, for all others their
-    /// gradients. Empty when there are no others.
-    mail: Vec<RwLock<Buffer>>,
-    batch: Batch,
-    mode: Mode,
-    /// Weights have changed since the workers copied them.
-    stale: bool,
-    /// A forward pass has left behind what backward needs.
-    went_forward: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    Encode,
-    Logits,
-    Loss,
-    Backward,
-}
-
-impl Step {
-    fn asked(self) -> Asked {
-        if self == Step::Encode { Asked::All } else { Asked::Masked }
-    }
-}
-
-/// One thread's memory, which no other touches while it works. Two neighbouring lines come into a cache together, so it
-/// starts at a multiple of two.
-#[repr(align(128))]
-struct Worker {
-    weights: Buffer,
-    gradients: Buffer,
-    layers: Layers,
-    activations: Activations,
-    /// Its sequences of the batch.
-    sequences: Range<usize>,
-    /// The part of the batch's loss that comes from them.
-    loss: f64,
-    clock: Clock,
 }
 
 impl fmt::Debug for Engine {
@@ -219,150 +176,16 @@ impl Engine {
         times
     }
 
-    /// Goes through the model with a batch that fits it. While the caller holds what is returned, nobody else does.
-    fn run(&self, step: Step, batch: &Batch, mode: Mode) -> Result<MutexGuard<'_, State>> {
+    /// Goes through the model with a batch that fits it, if the memory has room for it and for the numbers of what the caller
+    /// returns. While the caller holds what is returned, nobody else does.
+    fn run(&self, step: Step, batch: &Batch, mode: Mode, returned: usize) -> Result<MutexGuard<'_, State>> {
         check_interrupt()?;
         let mut state = lock(&self.state);
-        state.went_forward = false;
-        copy(batch, &mut state.batch);
-        state.mode = mode;
-        state.share_out(&self.config, step)?;
+        state.share_out(batch, mode, &self.config, step, returned)?;
         state.run(&self.config, step);
-        state.went_forward = step == Step::Loss;
         Ok(state)
     }
 }
-
-/// Copies a batch into the memory of another.
-fn copy(batch: &Batch, to: &mut Batch) {
-    let Batch { input_ids, offsets, masked_rows, targets, treatments } = to;
-    input_ids.clone_from(&batch.input_ids);
-    offsets.clone_from(&batch.offsets);
-    masked_rows.clone_from(&batch.masked_rows);
-    targets.clone_from(&batch.targets);
-    treatments.clone_from(&batch.treatments);
-}
-
-impl State {
-    /// Gives each worker neighbouring sequences, about the same number of tokens for each, and the memory for them.
-    fn share_out(&mut self, config: &ModelConfig, step: Step) -> Result<()> {
-        let Self { workers, batch, .. } = self;
-        let (tokens, sequences, threads) = (batch.tokens(), batch.sequences(), workers.len());
-        let (mut start, mut missing) = (0, 0usize);
-        let mut sizes: SmallVec<[Size; 16]> = SmallVec::new();
-        for (nth, worker) in workers.iter().enumerate() {
-            // The boundary between two sequences that is nearest to the worker's even share.
-            let ideal = tokens * (nth + 1) / threads;
-            let above = batch.offsets.partition_point(|&offset| offset < ideal).min(sequences);
-            let below = above.saturating_sub(1);
-            let nearest =
-                if batch.offsets[above] - ideal < ideal - batch.offsets[below].min(ideal) { above } else { below };
-            let end = if nth + 1 == threads { sequences } else { nearest.max(start) };
-            let mut worker = lock(worker);
-            worker.sequences = start..end;
-            let size = Share::new(batch, start..end).size(step.asked());
-            missing = missing.saturating_add(worker.activations.missing(config, size));
-            sizes.push(size);
-            start = end;
-        }
-        if missing > 0 {
-            memory::check("batch", "a batch", missing, || memory::describe(batch))?;
-        }
-        for (worker, size) in workers.iter().zip(sizes) {
-            lock(worker).activations.fit(config, size);
-        }
-        Ok(())
-    }
-
-    /// Takes one step on all threads.
-    fn run(&mut self, config: &ModelConfig, step: Step) {
-        let Self { pool, workers, owned, mail, batch, mode, stale, .. } = self;
-        pool.run(&|nth| {
-            let Worker { weights, gradients, layers, activations, sequences, loss, clock } = &mut *lock(&workers[nth]);
-            clock.start(step == Step::Backward);
-            if *stale {
-                for other in owned.others(nth) {
-                    weights[owned.by(other)].copy_from_slice(&read(&mail[other])[owned.by(other)]);
-                }
-                clock.lap(Operation::Mail);
-                layers.pack(weights, &mut activations.scratch.linear);
-                clock.lap(Operation::Packing);
-            }
-            let idle = Range::is_empty(sequences);
-            let share = Share::new(batch, sequences.clone());
-            let pass = Pass { config, mode: *mode, share, asked: step.asked(), weights, layers, clock };
-            match step {
-                Step::Backward => {
-                    if idle {
-                        gradients.fill(0.0);
-                    } else {
-                        pass.backward(activations, gradients);
-                    }
-                    for other in owned.others(nth) {
-                        post(&gradients[owned.by(other)], &mut write(&mail[nth])[owned.by(other)]);
-                    }
-                    clock.lap(Operation::Mail);
-                }
-                _ if idle => *loss = 0.0,
-                step => {
-                    pass.encode(activations);
-                    if step != Step::Encode {
-                        pass.head(activations);
-                    }
-                    if step == Step::Loss {
-                        *loss = pass.loss(activations);
-                    }
-                }
-            }
-        });
-        *stale = false;
-    }
-
-    /// Adds up the workers' gradients; returns the root of the sum of their squares.
-    fn reduce(&mut self, sum: &mut [f32]) -> f64 {
-        let Self { pool, workers, owned, mail, .. } = self;
-        let parts: Parts<_> = sum.chunks_mut(owned.length).map(|part| Mutex::new((part, 0.0))).collect();
-        pool.run(&|nth| {
-            let Some(part) = parts.get(nth) else { return };
-            let (sum, squares) = &mut *lock(part);
-            let Worker { gradients, clock, .. } = &*lock(&workers[nth]);
-            clock.start(true);
-            sum.copy_from_slice(&gradients[owned.by(nth)]);
-            for other in owned.others(nth) {
-                pass::add(sum, &read(&mail[other])[owned.by(nth)]);
-            }
-            *squares = squared_norm(sum);
-            clock.lap(Operation::Reduction);
-        });
-        parts.iter().map(|part| lock(part).1).sum::<f64>().sqrt()
-    }
-}
-
-/// Which weights belong to which worker: to each as many, in whole lines of a cache.
-#[derive(Clone, Copy, Debug)]
-struct Owned {
-    weights: usize,
-    workers: usize,
-    /// How many belong to one; fewer, or none, to the last ones.
-    length: usize,
-}
-
-impl Owned {
-    fn new(weights: usize, workers: usize) -> Self {
-        Self { weights, workers, length: weights.div_ceil(workers).next_multiple_of(16) }
-    }
-
-    fn by(self, worker: usize) -> Range<usize> {
-        self.weights.min(worker * self.length)..self.weights.min((worker + 1) * self.length)
-    }
-
-    fn others(self, worker: usize) -> impl Iterator<Item = usize> {
-        (0..self.workers).filter(move |&other| other != worker)
-    }
-}
-
-/// One part of something for each thread; without taking memory for up to 16 of them.
-type Parts<T> = SmallVec<[Mutex<T>; 16]>;
 
 impl Encoder for Engine {
     fn config(&self) -> &ModelConfig {
@@ -381,7 +204,7 @@ impl Encoder for Engine {
     fn forward(&mut self, batch: &Batch, mode: Mode) -> Result<f64> {
         self.config.check(batch)?;
         self.config.check_targets(batch)?;
-        let state = self.run(Step::Loss, batch, mode)?;
+        let state = self.run(Step::Loss, batch, mode, 0)?;
         Ok(state.workers.iter().map(|worker| lock(worker).loss).sum())
     }
 
@@ -400,8 +223,8 @@ impl Encoder for Engine {
     fn logits(&self, batch: &Batch, mode: Mode) -> Result<Tensor> {
         batch.check_masked()?;
         self.config.check(batch)?;
-        let state = self.run(Step::Logits, batch, mode)?;
         let (masked, vocab) = (batch.masked_rows.len(), self.config.vocab);
+        let state = self.run(Step::Logits, batch, mode, masked.saturating_mul(vocab))?;
         let mut logits = Vec::with_capacity(masked * vocab);
         for worker in &state.workers {
             logits.extend_from_slice(&lock(worker).activations.logits);
@@ -412,9 +235,11 @@ impl Encoder for Engine {
     /// As the reference's, with 0 where that has padding's hidden states and attention.
     fn encode(&self, batch: &Batch, mode: Mode) -> Result<Encoded> {
         self.config.check(batch)?;
-        let state = self.run(Step::Encode, batch, mode)?;
         let ModelConfig { d_model, heads, layers, .. } = self.config;
         let (sequences, seq) = (batch.sequences(), batch.longest());
+        // Of a padded token its hidden state, and whom it looks at in each head of each layer.
+        let each = heads.saturating_mul(layers).saturating_mul(seq).saturating_add(d_model);
+        let state = self.run(Step::Encode, batch, mode, sequences.saturating_mul(seq).saturating_mul(each))?;
         let mut hidden = vec![0f32; sequences * seq * d_model];
         let mut attention = vec![vec![0f32; sequences * heads * seq * seq]; layers];
         for worker in &state.workers {
@@ -468,13 +293,4 @@ impl Weights for Engine {
         (*stale, *went_forward) = (true, false);
         Ok(())
     }
-}
-
-/// A panic leaves nothing half done in a lock that the next pass would not do anew.
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -45,7 +46,7 @@ struct Rounds {
     /// Held by those who go to sleep and by the one who wakes them.
     bed: Mutex<()>,
     alarm: Condvar,
-    /// What a thread said when it panicked.
+    /// What the first thread that panicked said.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -72,9 +73,8 @@ impl Pool {
                     rounds.working.fetch_sub(1, Ordering::Release);
                 }
             });
-            pool.threads.push(thread.map_err(|error| {
-                Error::argument("threads", "as many threads as the system can start", format!("{threads} ({error})"))
-            })?);
+            let purpose = || format!("number {} of an engine's {threads}", nth + 1);
+            pool.threads.push(thread.map_err(|source| Error::thread(purpose(), source))?);
         }
         Ok(pool)
     }
@@ -153,8 +153,12 @@ impl Rounds {
     }
 
     fn note_panic<T>(&self, result: thread::Result<T>) {
-        if let Err(panic) = result {
-            *lock(&self.panic) = Some(panic);
+        let Err(panic) = result else { return };
+        let mut first = lock(&self.panic);
+        match *first {
+            None => *first = Some(panic),
+            // Dropped, it might panic again, here where nobody catches it: the round would never end.
+            Some(_) => mem::forget(panic),
         }
     }
 }
@@ -171,6 +175,9 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::panic_any;
+    use std::sync::mpsc;
+
     use super::*;
 
     #[test]
@@ -203,5 +210,28 @@ mod tests {
                 assert_eq!(lock(&ran).len(), if succeeded { 3 } else { 2 });
             }
         }
+    }
+
+    /// What a thread may panic with, too.
+    struct PanicsWhenDropped;
+
+    impl Drop for PanicsWhenDropped {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+
+    #[test]
+    fn a_round_ends_when_several_threads_panic_whatever_they_panic_with() {
+        let (ended, end) = mpsc::channel();
+        thread::spawn(move || {
+            let mut pool = Pool::new(3, Vectors::Widest).unwrap();
+            let panic = catch_unwind(AssertUnwindSafe(|| pool.run(&|_| panic_any(PanicsWhenDropped)))).unwrap_err();
+            assert!(panic.is::<PanicsWhenDropped>());
+            mem::forget(panic);
+            pool.run(&|_| ());
+            ended.send(()).unwrap();
+        });
+        end.recv_timeout(Duration::from_secs(20)).expect("a round that ends");
     }
 }

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use crate::engine::activations::Size;
 use crate::text::batch::Batch;
 
 /// Of which tokens somebody wants to know the last layer's output. A gap asks what stands in it, and nobody asks about the
@@ -18,6 +17,20 @@ pub(crate) enum Asked {
 pub(crate) struct Share<'a> {
     batch: &'a Batch,
     sequences: Range<usize>,
+}
+
+/// The size of a share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) tokens: usize,
+    pub(crate) masked: usize,
+    /// Σ length² over the sequences.
+    pub(crate) pairs: usize,
+    /// The rows that the last layer is asked for, and Σ of those of a sequence times its length.
+    pub(crate) asked: usize,
+    pub(crate) asked_pairs: usize,
+    /// The longest sequence.
+    pub(crate) longest: usize,
 }
 
 /// Rows of the batch, in order.
@@ -38,6 +51,24 @@ pub(crate) struct Attended<'a> {
     pub(crate) keys: Range<usize>,
     /// Where its probabilities are, `[heads, queries, keys]`.
     pub(crate) pairs: Range<usize>,
+}
+
+/// Neighbouring sequences for each of some workers, about as many tokens for one as for the others: takes where the sequences
+/// begin, and after them where the last one ends.
+pub(crate) fn split(offsets: &[usize], workers: usize) -> impl Iterator<Item = Range<usize>> {
+    let (sequences, tokens) = (offsets.len() - 1, offsets[offsets.len() - 1]);
+    let mut start = 0;
+    (1..=workers).map(move |nth| {
+        // The boundary between two sequences that is nearest to the worker's even share.
+        let ideal = tokens * nth / workers;
+        let above = offsets.partition_point(|&offset| offset < ideal).min(sequences);
+        let below = above.saturating_sub(1);
+        let nearest = if offsets[above] - ideal < ideal - offsets[below].min(ideal) { above } else { below };
+        let end = if nth == workers { sequences } else { nearest.max(start) };
+        let share = start..end;
+        start = end;
+        share
+    })
 }
 
 impl Rows<'_> {
@@ -138,6 +169,33 @@ impl<'a> Share<'a> {
         match asked {
             Asked::All => Rows::Range(among),
             Asked::Masked => Rows::Of(&self.batch.masked_rows[among]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_sequence_has_one_worker_and_no_worker_much_more_than_its_share(
+            lengths in prop::collection::vec(1usize..40, 0..30),
+            workers in 1usize..9,
+        ) {
+            let mut offsets = vec![0];
+            offsets.extend(lengths.iter().scan(0, |end, length| { *end += length; Some(*end) }));
+            let shares: Vec<Range<usize>> = split(&offsets, workers).collect();
+            prop_assert_eq!(shares.len(), workers);
+            prop_assert_eq!((shares[0].start, shares[workers - 1].end), (0, lengths.len()));
+            prop_assert!(shares.windows(2).all(|pair| pair[0].end == pair[1].start));
+            let (tokens, longest) = (offsets[lengths.len()], lengths.iter().max().copied().unwrap_or(0));
+            for share in shares {
+                // Each of its two boundaries is at most half a sequence off.
+                prop_assert!(offsets[share.end] - offsets[share.start] <= tokens / workers + 1 + longest);
+            }
         }
     }
 }

@@ -82,7 +82,7 @@ fn show(source: Source, probe: &str) -> Result<Option<JoinHandle<()>>> {
     let pause = rest(start);
     let thread = thread::Builder::new().name("mlm_core live".to_owned());
     let thread = thread.spawn(move || follower.follow(&display, state, pause));
-    Ok(Some(thread.map_err(|error| Error::argument("live", "a thread that the system starts", error))?))
+    Ok(Some(thread.map_err(|source| Error::thread("a live figure", source))?))
 }
 
 /// Where the training is. It does not keep it going.

@@ -34,7 +34,8 @@ pub struct Encoded {
 }
 
 /// BERT with the masked language modeling head, to be trained and asked. Functions take `&dyn Encoder`, so that a
-/// notebook changes the back end in one line.
+/// notebook changes the back end in one line. Sealed by [`Weights`]: [`crate::Engine`] and [`crate::Reference`] are all
+/// encoders that there are.
 ///
 /// ```
 /// # use mlm_core::{candle_core::{DType, Device}, rand::{SeedableRng, rngs::StdRng}, *};

@@ -5,6 +5,7 @@ use std::f64::consts::SQRT_2;
 
 use serde::Serialize;
 
+use crate::model::names::{self, LayerNames};
 use crate::model::params::Params;
 
 /// How many places to the right the heads look, in turns.
@@ -64,7 +65,7 @@ impl Params {
         let pairs = d_model / 2;
         let frequency = |pair: usize| BASE.powf(-((2 * pair) as f64) / d_model as f64);
 
-        let positions = self.tensor_mut("bert.embeddings.position_embeddings.weight");
+        let positions = self.tensor_mut(names::POSITIONS);
         for (place, row) in positions.chunks_exact_mut(d_model).enumerate() {
             for (pair, values) in row.chunks_exact_mut(2).enumerate() {
                 let (sin, cos) = (frequency(pair) * place as f64).sin_cos();
@@ -72,9 +73,9 @@ impl Params {
             }
         }
         let strength = SHARPNESS / (head_dim as f64).powf(0.25);
-        let layer = "bert.encoder.layer.0.attention.self";
-        for (name, looks) in [("query", true), ("key", false)] {
-            let weights = self.tensor_mut(&format!("{layer}.{name}.weight"));
+        let first = LayerNames::new(0);
+        for (name, looks) in [(first.query, true), (first.key, false)] {
+            let weights = self.tensor_mut(&names::weight(&name));
             for head in 0..heads {
                 for nth in 0..head_dim / 2 {
                     let pair = nth * pairs / (head_dim / 2);

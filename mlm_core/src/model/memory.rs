@@ -7,6 +7,9 @@ use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 use crate::text::batch::Batch;
 
+/// So many bytes are there in any case; asking the system takes as long as a step of a small model.
+const SMALL: u64 = 1 << 24;
+
 /// How many numbers training keeps for each parameter: the weight, its gradient and the two moments of AdamW.
 pub(crate) const TRAINING: usize = 4;
 
@@ -36,7 +39,17 @@ pub(crate) fn reserve(config: &ModelConfig, parameters: usize, numbers: usize) -
 /// # Errors
 /// When they do not; the error names the argument to blame and says how much is needed, for `what`, and how much there is.
 pub(crate) fn check(argument: &'static str, noun: &str, numbers: usize, what: impl Fn() -> String) -> Result<()> {
-    let available = available();
+    if bytes(numbers) <= SMALL { Ok(()) } else { check_against(available(), argument, noun, numbers, what) }
+}
+
+/// As [`check`], where so many bytes are available.
+fn check_against(
+    available: Option<u64>,
+    argument: &'static str,
+    noun: &str,
+    numbers: usize,
+    what: impl Fn() -> String,
+) -> Result<()> {
     if bytes(numbers) <= available.unwrap_or(u64::MAX) {
         return Ok(());
     }
@@ -45,8 +58,9 @@ pub(crate) fn check(argument: &'static str, noun: &str, numbers: usize, what: im
 
 /// What makes a batch large.
 pub(crate) fn describe(batch: &Batch) -> String {
-    let (tokens, longest, masked) = (batch.tokens(), batch.longest(), batch.masked_rows.len());
-    format!("{tokens} tokens in sequences of at most {longest}, {masked} masked")
+    let (tokens, sequences) = (batch.tokens(), batch.sequences());
+    let (longest, masked) = (batch.longest(), batch.masked_rows.len());
+    format!("{tokens} tokens in {sequences} sequences of at most {longest}, {masked} masked")
 }
 
 fn too_large(
@@ -80,17 +94,27 @@ fn available() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::params::Params;
 
     /// A model whose weights alone would fit, but not with all that training needs beside them.
     #[test]
-    fn a_model_that_cannot_be_trained_is_refused_before_anything_is_allocated() {
-        let Some(available) = available() else { return };
-        let vocab = available as usize / 10 / (size_of::<f32>() * (ModelConfig::new(1).d_model + 1)) * 3;
-        let config = ModelConfig::new(vocab);
-        let error = Params::zeros(&config).map(|params| params.len()).unwrap_err().to_string();
-        for part in ["config", "GB", "4 numbers", &format!("vocab {vocab}")] {
+    fn what_does_not_fit_is_refused_with_what_it_needs_and_what_there_is() {
+        let (available, parameters) = (Some(1_000_000_000), 100_000_000);
+        let check = |numbers| check_against(available, "config", "a model", numbers, || format!("{numbers} numbers"));
+        check(parameters).unwrap();
+        check(1_000_000_000 / 4).unwrap();
+        let error = check(TRAINING * parameters).unwrap_err().to_string();
+        for part in ["config", "a model that fits", "1.0 GB", "1.6 GB", "400000000 numbers"] {
             assert!(error.contains(part), "{error:?} does not say {part:?}");
         }
+        check(1_000_000_000 / 4 + 1).unwrap_err();
+        // A system that does not say how much there is refuses nothing.
+        check_against(None, "config", "a model", usize::MAX, String::new).unwrap();
+    }
+
+    #[test]
+    fn the_system_says_how_much_there_is() {
+        let all =
+            System::new_with_specifics(RefreshKind::nothing().with_memory(MemoryRefreshKind::everything())).unwrap();
+        assert!(available().is_some_and(|available| available > 0 && available <= all.total_memory()));
     }
 }

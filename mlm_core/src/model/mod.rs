@@ -2,12 +2,14 @@
 
 pub(crate) mod config;
 pub(crate) mod memory;
+pub(crate) mod names;
 pub(crate) mod params;
 
 pub(crate) mod initialization;
 
 pub(crate) mod config_json;
 pub(crate) mod pretrained;
+pub(crate) mod tensors;
 
 pub(crate) mod gradients;
 pub(crate) mod weights;

@@ -12,6 +12,7 @@ use rand_distr::{Distribution, Normal};
 use crate::error::{Error, Result};
 use crate::model::config::ModelConfig;
 use crate::model::memory;
+use crate::model::names::{self, LayerNames};
 
 /// All weights: f32, one after the other in the order of [`Params::names`].
 ///
@@ -40,22 +41,48 @@ pub struct Table {
     parameters: usize,
 }
 
+/// What a tensor is for: how it starts, and whether it decays, follow from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A vector for each token, position or type.
+    Embedding,
+    /// Of a linear layer.
+    Matrix,
+    /// What a linear layer or a normalisation adds.
+    Bias,
+    /// What a normalisation multiplies with.
+    Norm,
+}
+
+impl Kind {
+    /// Whether weight decay pulls it towards 0, as in BERT: neither what is added to activations nor what scales them.
+    pub(crate) fn decays(self) -> bool {
+        matches!(self, Self::Embedding | Self::Matrix)
+    }
+}
+
 /// Where one named tensor lies in a flat buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) name: String,
+    pub(crate) kind: Kind,
     pub(crate) shape: Vec<usize>,
     pub(crate) range: Range<usize>,
 }
 
 impl Table {
     pub(crate) fn new(config: &ModelConfig) -> Self {
+        Self::of(tensors(config))
+    }
+
+    /// Of tensors that lie one after the other.
+    pub(crate) fn of(tensors: impl IntoIterator<Item = (String, Kind, Vec<usize>)>) -> Self {
         let mut entries = Vec::new();
         let mut end: usize = 0;
-        for (name, shape) in shapes(config) {
+        for (name, kind, shape) in tensors {
             let start = end;
             end = end.saturating_add(shape.iter().fold(1, |size: usize, &dim| size.saturating_mul(dim)));
-            entries.push(Entry { name, shape, range: start..end });
+            entries.push(Entry { name, kind, shape, range: start..end });
         }
         let index = entries.iter().enumerate().map(|(nth, entry)| (entry.name.clone(), nth)).collect();
         Self { entries, index, parameters: end }
@@ -88,7 +115,7 @@ impl Table {
         match self.index.get(name) {
             Some(&nth) => Ok(nth),
             None => {
-                let expected = "the name of a tensor such as bert.embeddings.word_embeddings.weight";
+                let expected = format!("the name of a tensor such as {}", names::WORDS);
                 Err(Error::argument("name", expected, name))
             }
         }
@@ -110,17 +137,23 @@ impl Params {
     /// When the configuration cannot work, or the memory has no room for training its model: see [`Params::zeros`].
     pub fn init(config: &ModelConfig, rng: &mut StdRng) -> Result<Self> {
         let mut params = Self::zeros(config)?;
-        let normal = Normal::new(0.0, config.initializer_range)
+        params.draw(rng)?;
+        Ok(params)
+    }
+
+    /// Draws what is to be noise, and lets normalisations scale nothing. All else is 0 already.
+    fn draw(&mut self, rng: &mut StdRng) -> Result<()> {
+        let normal = Normal::new(0.0, self.config.initializer_range)
             .map_err(|error| Error::argument("initializer_range", "a standard deviation", error))?;
-        for entry in &params.table.entries {
-            let values = &mut params.values[entry.range.clone()];
-            if entry.name.ends_with("LayerNorm.weight") {
-                values.fill(1.0);
-            } else if !entry.name.ends_with(".bias") {
-                values.fill_with(|| normal.sample(rng) as f32);
+        for entry in &self.table.entries {
+            let values = &mut self.values[entry.range.clone()];
+            match entry.kind {
+                Kind::Embedding | Kind::Matrix => values.fill_with(|| normal.sample(rng) as f32),
+                Kind::Norm => values.fill(1.0),
+                Kind::Bias => {}
             }
         }
-        Ok(params)
+        Ok(())
     }
 
     /// All weights 0: the place to put weights from elsewhere.
@@ -199,37 +232,55 @@ impl Params {
     }
 }
 
-/// Name and shape of each tensor, from the input to the output. A linear layer from `n` to `m` has a weight of shape
+/// Name, kind and shape of each tensor, from the input to the output. A linear layer from `n` to `m` has a weight of shape
 /// `[m, n]`, as in PyTorch.
-fn shapes(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+fn tensors(config: &ModelConfig) -> Vec<(String, Kind, Vec<usize>)> {
     let ModelConfig { vocab, d_model, d_ff, max_len, token_types, .. } = *config;
-    let mut shapes = vec![
-        ("bert.embeddings.word_embeddings.weight".to_owned(), vec![vocab, d_model]),
-        ("bert.embeddings.position_embeddings.weight".to_owned(), vec![max_len, d_model]),
-        ("bert.embeddings.token_type_embeddings.weight".to_owned(), vec![token_types, d_model]),
-    ];
-    let layer_norm = |shapes: &mut Vec<(String, Vec<usize>)>, name: &str| {
-        shapes.push((format!("{name}.weight"), vec![d_model]));
-        shapes.push((format!("{name}.bias"), vec![d_model]));
-    };
-    let linear = |shapes: &mut Vec<(String, Vec<usize>)>, name: &str, from: usize, to: usize| {
-        shapes.push((format!("{name}.weight"), vec![to, from]));
-        shapes.push((format!("{name}.bias"), vec![to]));
-    };
-    layer_norm(&mut shapes, "bert.embeddings.LayerNorm");
-    for layer in 0..config.layers {
-        let name = format!("bert.encoder.layer.{layer}");
-        linear(&mut shapes, &format!("{name}.attention.self.query"), d_model, d_model);
-        linear(&mut shapes, &format!("{name}.attention.self.key"), d_model, d_model);
-        linear(&mut shapes, &format!("{name}.attention.self.value"), d_model, d_model);
-        linear(&mut shapes, &format!("{name}.attention.output.dense"), d_model, d_model);
-        layer_norm(&mut shapes, &format!("{name}.attention.output.LayerNorm"));
-        linear(&mut shapes, &format!("{name}.intermediate.dense"), d_model, d_ff);
-        linear(&mut shapes, &format!("{name}.output.dense"), d_ff, d_model);
-        layer_norm(&mut shapes, &format!("{name}.output.LayerNorm"));
+    let mut tensors = Vec::new();
+    for (name, rows) in [(names::WORDS, vocab), (names::POSITIONS, max_len), (names::TOKEN_TYPES, token_types)] {
+        tensors.push((name.to_owned(), Kind::Embedding, vec![rows, d_model]));
     }
-    linear(&mut shapes, "cls.predictions.transform.dense", d_model, d_model);
-    layer_norm(&mut shapes, "cls.predictions.transform.LayerNorm");
-    shapes.push(("cls.predictions.bias".to_owned(), vec![vocab]));
-    shapes
+    let mut with_bias = |name: &str, kind: Kind, shape: Vec<usize>| {
+        let added = vec![shape[0]];
+        tensors.push((names::weight(name), kind, shape));
+        tensors.push((names::bias(name), Kind::Bias, added));
+    };
+    with_bias(names::EMBEDDINGS_NORM, Kind::Norm, vec![d_model]);
+    for layer in 0..config.layers {
+        let names = LayerNames::new(layer);
+        for name in [&names.query, &names.key, &names.value, &names.attention_output] {
+            with_bias(name, Kind::Matrix, vec![d_model, d_model]);
+        }
+        with_bias(&names.attention_norm, Kind::Norm, vec![d_model]);
+        with_bias(&names.intermediate, Kind::Matrix, vec![d_ff, d_model]);
+        with_bias(&names.output, Kind::Matrix, vec![d_model, d_ff]);
+        with_bias(&names.output_norm, Kind::Norm, vec![d_model]);
+    }
+    with_bias(names::TRANSFORM, Kind::Matrix, vec![d_model, d_model]);
+    with_bias(names::TRANSFORM_NORM, Kind::Norm, vec![d_model]);
+    tensors.push((names::DECODER_BIAS.to_owned(), Kind::Bias, vec![vocab]));
+    tensors
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    /// A tensor may be called as one likes.
+    #[test]
+    fn weights_start_as_their_kind_says() {
+        let tensors = [("table", Kind::Embedding), ("bias.of.no.kind", Kind::Matrix), ("norm.scale", Kind::Norm)];
+        let tensors = tensors.into_iter().chain([("LayerNorm.weight", Kind::Bias)]);
+        let table = Table::of(tensors.map(|(name, kind)| (name.to_owned(), kind, vec![4])));
+        let config = ModelConfig::new(6);
+        let mut params = Params { config, values: vec![0.0; table.parameters], table: Arc::new(table) };
+        params.draw(&mut StdRng::seed_from_u64(0)).unwrap();
+        for name in ["table", "bias.of.no.kind"] {
+            assert!(params.get(name).unwrap().iter().all(|&value| value != 0.0 && value.abs() < 0.2), "{name}");
+        }
+        assert_eq!(params.get("norm.scale").unwrap(), [1.0; 4]);
+        assert_eq!(params.get("LayerNorm.weight").unwrap(), [0.0; 4]);
+    }
 }

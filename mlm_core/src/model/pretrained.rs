@@ -9,17 +9,17 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::config_json;
+use crate::model::names;
 use crate::model::params::{Params, Table};
+use crate::model::tensors;
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// The decoder as `transformers` writes it: the word embeddings and the bias once more.
-const DECODER: [(&str, &str); 2] = [
-    ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
-    ("cls.predictions.decoder.bias", "cls.predictions.bias"),
-];
+const DECODER: [(&str, &str); 2] =
+    [("cls.predictions.decoder.weight", names::WORDS), ("cls.predictions.decoder.bias", names::DECODER_BIAS)];
 
 impl Params {
     /// Loads a masked language model from a directory as `transformers` writes it: `config.json` and `model.safetensors`,
@@ -59,21 +59,11 @@ impl Params {
         files::create_folder(dir)?;
         config_json::write(&dir.join(CONFIG), self.config())?;
         let path = &dir.join(WEIGHTS);
-        let bytes: Vec<u8> = self.as_slice().iter().flat_map(|value| value.to_le_bytes()).collect();
-        let view = |name| {
-            let entry = self.table().get(name)?;
-            let bytes = &bytes[entry.range.start * size_of::<f32>()..entry.range.end * size_of::<f32>()];
-            TensorView::new(Dtype::F32, entry.shape.clone(), bytes)
-                .map_err(|error| Error::content(path, name, "a tensor", error))
-        };
-        let mut tensors = Vec::new();
-        for (name, stored) in self.names().map(|name| (name, name)).chain(DECODER) {
-            tensors.push((name, view(stored)?));
+        let mut tensors: Vec<_> = self.tensors().collect();
+        for (name, tied) in DECODER {
+            tensors.push((name, &self.table().get(tied)?.shape, self.get(tied)?));
         }
-        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        let file = safetensors::serialize(tensors, Some(metadata))
-            .map_err(|error| Error::content(path, "the file", "tensors that can be written", error))?;
-        files::write(path, &file)
+        tensors::write(path, &tensors, HashMap::from([("format".to_owned(), "pt".to_owned())]))
     }
 }
 

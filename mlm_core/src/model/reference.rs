@@ -22,6 +22,7 @@ use crate::model::dropout::{RowDropout, Site};
 use crate::model::encoder::{Encoded, Encoder, Mode};
 use crate::model::gradients::Gradients;
 use crate::model::memory::{self, describe};
+use crate::model::names::{self, LayerNames};
 use crate::model::params::{Params, Table};
 use crate::model::weights::{Numbers, Part, Rule, Values, Weights};
 use crate::text::batch::{Batch, PaddedBatch};
@@ -162,18 +163,18 @@ impl Reference {
         let bias = tokens.where_cond(&zeros, &(zeros.ones_like()? * f64::NEG_INFINITY)?)?; // [batch, 1, 1, seq]
         let mut attention = Vec::with_capacity(self.config.layers);
         for layer in 0..self.config.layers {
-            let name = format!("bert.encoder.layer.{layer}");
-            let probabilities = self.attention_probabilities(&hidden, &bias, &name)?; // [batch, heads, seq, seq]
+            let names = LayerNames::new(layer);
+            let probabilities = self.attention_probabilities(&hidden, &bias, &names)?; // [batch, heads, seq, seq]
             let dropped = self.drop_attention(&probabilities, batch, Site::Attention(layer), mode)?;
-            let context = self.attend(&dropped, &hidden, &name)?; // [batch * seq, d_model]
-            let output = self.linear(&context, &format!("{name}.attention.output.dense"))?;
+            let context = self.attend(&dropped, &hidden, &names)?; // [batch * seq, d_model]
+            let output = self.linear(&context, &names.attention_output)?;
             let output = self.drop_hidden(&output, batch, Site::AttentionOutput(layer), mode)?;
-            hidden = self.layer_norm(&(hidden + output)?, &format!("{name}.attention.output.LayerNorm"))?;
+            hidden = self.layer_norm(&(hidden + output)?, &names.attention_norm)?;
 
-            let output = gelu(&self.linear(&hidden, &format!("{name}.intermediate.dense"))?)?; // [.., d_ff]
-            let output = self.linear(&output, &format!("{name}.output.dense"))?; // [batch * seq, d_model]
+            let output = gelu(&self.linear(&hidden, &names.intermediate)?)?; // [.., d_ff]
+            let output = self.linear(&output, &names.output)?; // [batch * seq, d_model]
             let output = self.drop_hidden(&output, batch, Site::Output(layer), mode)?;
-            hidden = self.layer_norm(&(hidden + output)?, &format!("{name}.output.LayerNorm"))?;
+            hidden = self.layer_norm(&(hidden + output)?, &names.output_norm)?;
             attention.push(probabilities);
         }
         Ok(Encoded { hidden, attention })
@@ -183,28 +184,28 @@ impl Reference {
     fn embeddings(&self, input_ids: &Tensor) -> Result<Tensor> {
         let (batch, seq) = input_ids.dims2()?;
         let d_model = self.config.d_model;
-        let word = self.weight("bert.embeddings.word_embeddings.weight")?; // [vocab, d_model]
+        let word = self.weight(names::WORDS)?; // [vocab, d_model]
         let word = word.index_select(&input_ids.flatten_all()?, 0)?.reshape((batch, seq, d_model))?;
-        let position = self.weight("bert.embeddings.position_embeddings.weight")?.narrow(0, 0, seq)?; // [seq, d_model]
-        let token_type = self.weight("bert.embeddings.token_type_embeddings.weight")?.narrow(0, 0, 1)?; // [1, d_model]
+        let position = self.weight(names::POSITIONS)?.narrow(0, 0, seq)?; // [seq, d_model]
+        let token_type = self.weight(names::TOKEN_TYPES)?.narrow(0, 0, 1)?; // [1, d_model]
         let sum = word.broadcast_add(&position)?.broadcast_add(&token_type)?.reshape((batch * seq, d_model))?;
-        self.layer_norm(&sum, "bert.embeddings.LayerNorm")
+        self.layer_norm(&sum, names::EMBEDDINGS_NORM)
     }
 
     /// softmax(Q K^T / sqrt(head_dim) + bias), `[batch * seq, d_model]` to `[batch, heads, seq, seq]`.
-    fn attention_probabilities(&self, hidden: &Tensor, bias: &Tensor, name: &str) -> Result<Tensor> {
+    fn attention_probabilities(&self, hidden: &Tensor, bias: &Tensor, names: &LayerNames) -> Result<Tensor> {
         let (sequences, _, _, seq) = bias.dims4()?;
-        let query = self.heads(&self.linear(hidden, &format!("{name}.attention.self.query"))?, sequences, seq)?;
-        let key = self.heads(&self.linear(hidden, &format!("{name}.attention.self.key"))?, sequences, seq)?;
+        let query = self.heads(&self.linear(hidden, &names.query)?, sequences, seq)?;
+        let key = self.heads(&self.linear(hidden, &names.key)?, sequences, seq)?;
         let scale = 1.0 / (self.config.head_dim() as f64).sqrt();
         let scores = (query.matmul(&key.t()?)? * scale)?; // [batch, heads, seq, seq]
         Ok(softmax(&scores.broadcast_add(bias)?, D::Minus1)?)
     }
 
     /// The heads' weighted means of the values, side by side: to `[batch * seq, d_model]`.
-    fn attend(&self, probabilities: &Tensor, hidden: &Tensor, name: &str) -> Result<Tensor> {
+    fn attend(&self, probabilities: &Tensor, hidden: &Tensor, names: &LayerNames) -> Result<Tensor> {
         let (sequences, _, seq, _) = probabilities.dims4()?;
-        let value = self.heads(&self.linear(hidden, &format!("{name}.attention.self.value"))?, sequences, seq)?;
+        let value = self.heads(&self.linear(hidden, &names.value)?, sequences, seq)?;
         let context = probabilities.matmul(&value)?; // [batch, heads, seq, head_dim]
         Ok(context.transpose(1, 2)?.reshape((sequences * seq, self.config.d_model))?)
     }
@@ -217,8 +218,8 @@ impl Reference {
 
     /// x W^T + b, `[rows, from]` to `[rows, to]`.
     fn linear(&self, rows: &Tensor, name: &str) -> Result<Tensor> {
-        let weight = self.weight(&format!("{name}.weight"))?; // [to, from]
-        Ok(rows.matmul(&weight.t()?)?.broadcast_add(self.weight(&format!("{name}.bias"))?)?)
+        let weight = self.weight(&names::weight(name))?; // [to, from]
+        Ok(rows.matmul(&weight.t()?)?.broadcast_add(self.weight(&names::bias(name))?)?)
     }
 
     /// (x - mean) / sqrt(variance + eps) * weight + bias over each row (Ba et al. 2016, "Layer Normalization").
@@ -226,8 +227,8 @@ impl Reference {
         let centered = rows.broadcast_sub(&rows.mean_keepdim(D::Minus1)?)?; // [rows, d_model]
         let variance = centered.sqr()?.mean_keepdim(D::Minus1)?; // [rows, 1]
         let normal = centered.broadcast_div(&(variance + self.config.layer_norm_eps)?.sqrt()?)?;
-        let scaled = normal.broadcast_mul(self.weight(&format!("{name}.weight"))?)?;
-        Ok(scaled.broadcast_add(self.weight(&format!("{name}.bias"))?)?)
+        let scaled = normal.broadcast_mul(self.weight(&names::weight(name))?)?;
+        Ok(scaled.broadcast_add(self.weight(&names::bias(name))?)?)
     }
 
     /// Drops units of `[batch * seq, d_model]`.
@@ -305,10 +306,10 @@ impl Encoder for Reference {
         let padded = self.padded(batch)?;
         let hidden = self.layers(batch, &padded, mode)?.hidden; // [batch * seq, d_model]
         let hidden = hidden.index_select(&padded.masked_rows, 0)?; // [masked, d_model]
-        let hidden = gelu(&self.linear(&hidden, "cls.predictions.transform.dense")?)?;
-        let hidden = self.layer_norm(&hidden, "cls.predictions.transform.LayerNorm")?; // [masked, d_model]
-        let decoder = self.weight("bert.embeddings.word_embeddings.weight")?.t()?; // [d_model, vocab]
-        Ok(hidden.matmul(&decoder)?.broadcast_add(self.weight("cls.predictions.bias")?)?)
+        let hidden = gelu(&self.linear(&hidden, names::TRANSFORM)?)?;
+        let hidden = self.layer_norm(&hidden, names::TRANSFORM_NORM)?; // [masked, d_model]
+        let decoder = self.weight(names::WORDS)?.t()?; // [d_model, vocab]
+        Ok(hidden.matmul(&decoder)?.broadcast_add(self.weight(names::DECODER_BIAS)?)?)
     }
 
     fn encode(&self, batch: &Batch, mode: Mode) -> Result<Encoded> {
@@ -390,17 +391,16 @@ mod tests {
 
     #[test]
     fn linear_multiplies_by_the_transposed_weight_and_adds_the_bias() {
-        let name = "bert.encoder.layer.0.intermediate.dense";
-        let encoder =
-            encoder(&[(format!("{name}.weight"), &[1.0, 2.0, 3.0, 4.0]), (format!("{name}.bias"), &[10.0, 20.0])]);
+        let name = &LayerNames::new(0).intermediate;
+        let encoder = encoder(&[(names::weight(name), &[1.0, 2.0, 3.0, 4.0]), (names::bias(name), &[10.0, 20.0])]);
         // 1 * 5 + 2 * 6 + 10 and 3 * 5 + 4 * 6 + 20
         assert_close(&encoder.linear(&rows([[5.0, 6.0]]), name).unwrap(), &[27.0, 59.0]);
     }
 
     #[test]
     fn layer_norm_gives_mean_0_and_variance_1_then_scales_and_shifts() {
-        let name = "bert.embeddings.LayerNorm";
-        let encoder = encoder(&[(format!("{name}.weight"), &[2.0, 3.0]), (format!("{name}.bias"), &[10.0, 20.0])]);
+        let name = names::EMBEDDINGS_NORM;
+        let encoder = encoder(&[(names::weight(name), &[2.0, 3.0]), (names::bias(name), &[10.0, 20.0])]);
         // Mean 4, variance 9: the row is [-1, 1] before scale and shift.
         assert_close(&encoder.layer_norm(&rows([[1.0, 7.0]]), name).unwrap(), &[8.0, 23.0]);
     }
@@ -414,14 +414,13 @@ mod tests {
     #[test]
     fn attention_is_the_mean_of_the_values_weighted_by_how_well_the_keys_match() {
         let identity = [1.0, 0.0, 0.0, 1.0].as_slice();
-        let name = "bert.encoder.layer.0";
-        let part = |part| (format!("{name}.attention.self.{part}.weight"), identity);
-        let encoder = encoder(&["query", "key", "value"].map(part));
+        let names = &LayerNames::new(0);
+        let encoder = encoder(&[&names.query, &names.key, &names.value].map(|name| (names::weight(name), identity)));
         let hidden = rows([[1.0, 0.0], [0.0, 1.0]]);
         let attend = |bias: [f64; 2]| {
             let bias = Tensor::new(&[[[bias]]], &Device::Cpu).unwrap(); // [batch, 1, 1, seq]
-            let probabilities = encoder.attention_probabilities(&hidden, &bias, name).unwrap();
-            encoder.attend(&probabilities, &hidden, name).unwrap()
+            let probabilities = encoder.attention_probabilities(&hidden, &bias, names).unwrap();
+            encoder.attend(&probabilities, &hidden, names).unwrap()
         };
         // A token's score is 1 / sqrt(2) with itself and 0 with the other one: e^0.70711 = 2.02811.
         let itself = 2.028_115 / 3.028_115;

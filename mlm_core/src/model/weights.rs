@@ -10,7 +10,15 @@ use crate::error::{Error, Result};
 use crate::model::params::Table;
 use crate::vectors::arch;
 
-/// Weights that can be trained.
+/// Weights that can be trained: what [`crate::AdamW`] and [`crate::Gradients`] need to know of an [`crate::Encoder`]. Sealed:
+/// [`crate::Engine`] and [`crate::Reference`] are all that have it, and the types that it speaks of are the library's own.
+///
+/// ```
+/// # use mlm_core::*;
+/// fn optimizer(weights: &dyn Weights) -> Result<AdamW> {
+///     AdamW::new(weights, AdamWConfig::default())
+/// }
+/// ```
 pub trait Weights {
     /// Name, shape and place of each weight.
     fn table(&self) -> &Arc<Table>;

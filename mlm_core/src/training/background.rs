@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::fs;
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,7 +77,7 @@ struct State {
     /// Those who wait for the weights after this step.
     askers: Vec<Sender<Result<Params>>>,
     /// The last weights, or why there are none.
-    end: Option<Result<Params, String>>,
+    end: Option<Result<Params>>,
 }
 
 impl fmt::Debug for Run {
@@ -147,11 +148,11 @@ impl Run {
         let thread = thread::Builder::new().name("mlm_core run".to_owned()).spawn(move || {
             kernel::background();
             shared.end(match catch_unwind(AssertUnwindSafe(|| work(&shared))) {
-                Ok(result) => result.map_err(|error| error.to_string()),
-                Err(panic) => Err(said(panic.as_ref())),
+                Ok(result) => result,
+                Err(panic) => Err(Error::Panic(said(panic.as_ref()))),
             });
         });
-        let thread = thread.map_err(|error| Error::argument("Run", "a thread that the system starts", error))?;
+        let thread = thread.map_err(|source| Error::thread("a training in the background", source))?;
         Ok(Self { shared: others, threads: Mutex::new(vec![thread]) })
     }
 
@@ -198,12 +199,12 @@ impl Run {
         while state.end.is_none() {
             kernel::check_interrupt()?;
             if said.is_none_or(|said| said.elapsed() >= WINDOW) {
-                println!("{}", state.progress);
+                say(&state.progress);
                 said = Some(Instant::now());
             }
             state = self.shared.ended.wait_timeout(state, GLANCE).unwrap_or_else(PoisonError::into_inner).0;
         }
-        println!("{}", state.progress);
+        say(&state.progress);
         drop(state);
         self.join()
     }
@@ -299,7 +300,7 @@ impl Shared {
         training.encoder().params()
     }
 
-    fn end(&self, end: Result<Params, String>) {
+    fn end(&self, end: Result<Params>) {
         let mut state = lock(&self.state);
         let RunProgress { step, steps, .. } = state.progress;
         state.progress.state = match end {
@@ -323,9 +324,17 @@ impl Shared {
         let state = self.wait();
         match state.end.as_ref().expect("waited for it") {
             Ok(params) => Ok(params.clone()),
-            Err(reason) => Err(Error::Run { dir: self.dir.clone(), step: state.progress.step, reason: reason.clone() }),
+            Err(error) => {
+                let (dir, source) = (self.dir.clone(), Box::new(error.clone()));
+                Err(Error::Run { dir, step: state.progress.step, source })
+            }
         }
     }
+}
+
+/// A line on stdout. Where nobody reads it, the waiting goes on.
+fn say(progress: &RunProgress) {
+    let _ = writeln!(io::stdout(), "{progress}");
 }
 
 /// Stops the runs of this process in a folder, and waits until they have ended.
@@ -341,7 +350,7 @@ fn stop_in(dir: &Path) {
 /// What a panic says.
 fn said(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("a panic: {}", text.unwrap_or("without a message"))
+    text.unwrap_or("without a message").to_owned()
 }
 
 #[cfg(test)]
@@ -375,6 +384,7 @@ mod tests {
         for error in [run.model().unwrap_err(), run.wait().unwrap_err(), run.stop().unwrap_err()] {
             let says = error.to_string();
             assert!(says.starts_with("the training in runs/mine ended after step 7: a panic: out of luck"), "{says}");
+            assert!(matches!(&error, Error::Run { source, .. } if matches!(**source, Error::Panic(_))));
         }
         assert_eq!(run.progress().state, RunState::Failed);
     }

@@ -7,17 +7,16 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::iter;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::analysis::baselines::Baselines;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::model::memory;
+use crate::model::tensors::{self, TensorFile, put};
 use crate::training::curve::LossCurve;
 use crate::training::folder;
 use crate::training::history::{EpochRecord, History};
@@ -27,6 +26,9 @@ const KEPT: usize = 2;
 
 /// The tensors: weights, and the two moments of AdamW.
 const TENSORS: [&str; 3] = ["weights", "first_moment", "second_moment"];
+
+/// What a file of them should be.
+const WHOLE: &str = "a checkpoint as it was written (without this file, training goes on from the one before it)";
 
 /// The fields of the metadata.
 const PROGRESS: &str = "progress";
@@ -84,25 +86,21 @@ pub(crate) struct EpochSums {
 }
 
 impl Checkpoint {
-    /// Writes the checkpoint into a folder, and then removes all but the last two.
-    pub(crate) fn save(&self, folder: &Path) -> Result<()> {
-        let path = &folder.join(format!("step-{}.safetensors", self.progress.steps));
-        let progress = serde_json::to_string(&self.progress)
+    /// Writes weights and moments into a folder, one number of each for each parameter, and then removes all checkpoints but
+    /// the last two.
+    pub(crate) fn save(folder: &Path, progress: &Progress, numbers: [&[f32]; 3]) -> Result<()> {
+        let path = &folder.join(format!("step-{}.safetensors", progress.steps));
+        let progress = serde_json::to_string(progress)
             .map_err(|error| Error::content(path, PROGRESS, "numbers that JSON has", error))?;
-        let bytes = self.numbers.each_ref().map(|numbers| -> Vec<u8> {
-            let mut bytes = Vec::with_capacity(size_of_val(numbers.as_slice()));
-            numbers.iter().for_each(|number| bytes.extend(number.to_le_bytes()));
-            bytes
-        });
-        let digest = digest(iter::once(progress.as_bytes()).chain(bytes.iter().map(Vec::as_slice)));
-        let metadata = HashMap::from([(PROGRESS.to_owned(), progress), (DIGEST.to_owned(), digest)]);
-        let wrong = |error| Error::content(path, "the file", "tensors that can be written", error);
-        let mut tensors = Vec::new();
-        for (name, bytes) in TENSORS.iter().zip(&bytes) {
-            let shape = vec![bytes.len() / size_of::<f32>()];
-            tensors.push((name, TensorView::new(Dtype::F32, shape, bytes).map_err(wrong)?));
+        let mut digest = Sha256::new_with_prefix(&progress);
+        for numbers in numbers {
+            put(numbers, &mut digest).map_err(|source| Error::writing(path, source))?;
         }
-        files::write(path, &safetensors::serialize(tensors, Some(metadata)).map_err(wrong)?)?;
+        let fields =
+            [(PROGRESS, progress), (DIGEST, hexadecimal(digest))].map(|(name, value)| (name.to_owned(), value));
+        let shape = &[numbers[0].len()];
+        let tensors = [0, 1, 2].map(|nth: usize| (TENSORS[nth], shape.as_slice(), numbers[nth]));
+        tensors::write(path, &tensors, HashMap::from(fields))?;
         let old = all(folder)?;
         for (_, path) in &old[..old.len().saturating_sub(KEPT)] {
             fs::remove_file(path).map_err(|source| Error::writing(path, source))?;
@@ -121,32 +119,22 @@ impl Checkpoint {
     }
 
     fn load(path: &Path) -> Result<Self> {
-        let what = "a checkpoint as it was written (without this file, training goes on from the one before it)";
-        let wrong = |item: &str, actual: &dyn std::fmt::Display| Error::content(path, item, what, actual);
-        let buffer = files::read(path)?;
-        let (_, header) = SafeTensors::read_metadata(&buffer).map_err(|error| wrong("the file", &error))?;
-        let file = SafeTensors::deserialize(&buffer).map_err(|error| wrong("the file", &error))?;
-        let field = |name| {
-            let fields = header.metadata().as_ref();
-            fields.and_then(|fields| fields.get(name)).ok_or_else(|| wrong(name, &"no such field"))
-        };
-        let mut tensors = Vec::new();
+        let mut file = TensorFile::open(path, WHOLE)?;
+        let mut count = 0usize;
         for name in TENSORS {
-            let tensor = file.tensor(name).map_err(|error| wrong(name, &error))?;
-            if tensor.dtype() != Dtype::F32 {
-                return Err(wrong(name, &format!("numbers in {:?}", tensor.dtype())));
-            }
-            tensors.push(tensor.data());
+            count = count.saturating_add(file.count(name)?);
         }
-        let progress = field(PROGRESS)?;
-        if digest(iter::once(progress.as_bytes()).chain(tensors.iter().copied())) != *field(DIGEST)? {
-            return Err(wrong(DIGEST, &"the digest of other numbers: some are damaged"));
+        memory::check("dir", "a checkpoint", count, || path.display().to_string())?;
+        let progress = file.field(PROGRESS)?.to_owned();
+        let mut digest = Sha256::new_with_prefix(&progress);
+        let mut numbers = [const { Vec::new() }; 3];
+        for (numbers, name) in numbers.iter_mut().zip(TENSORS) {
+            *numbers = file.numbers(name, |bytes| digest.update(bytes))?;
         }
-        let progress = serde_json::from_str(progress).map_err(|error| wrong(PROGRESS, &error))?;
-        let numbers = [0, 1, 2].map(|nth: usize| {
-            let (numbers, _) = tensors[nth].as_chunks();
-            numbers.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
-        });
+        if hexadecimal(digest) != file.field(DIGEST)? {
+            return Err(file.wrong(DIGEST, "the digest of other numbers: some are damaged"));
+        }
+        let progress = serde_json::from_str(&progress).map_err(|error| file.wrong(PROGRESS, error))?;
         Ok(Self { progress, numbers })
     }
 }
@@ -166,9 +154,11 @@ fn all(folder: &Path) -> Result<Vec<(u32, PathBuf)>> {
     Ok(checkpoints)
 }
 
-/// The SHA-256 digest of some parts, one after the other.
-pub(crate) fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
-    let mut digest = Sha256::new();
-    parts.into_iter().for_each(|part| digest.update(part));
+/// The SHA-256 digest of some bytes.
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    hexadecimal(Sha256::new_with_prefix(bytes))
+}
+
+fn hexadecimal(digest: Sha256) -> String {
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

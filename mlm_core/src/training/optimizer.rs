@@ -183,8 +183,7 @@ impl Rule {
                 continue;
             }
             let at = at.start - start..at.end - start;
-            let spared = entry.name.ends_with(".bias") || entry.name.ends_with("LayerNorm.weight");
-            let coefficients = if spared { undecayed } else { decayed };
+            let coefficients = if entry.kind.decays() { decayed } else { undecayed };
             let moments = (&mut first[at.clone()], &mut second[at.clone()]);
             update(coefficients, &mut weights[at.clone()], &gradients[at], moments);
         }
@@ -293,14 +292,29 @@ mod tests {
 
     use super::*;
     use crate::model::config::ModelConfig;
-    use crate::model::params::Params;
+    use crate::model::names;
+    use crate::model::params::{Kind, Params};
     use crate::model::reference::Reference;
+
+    #[test]
+    fn embeddings_and_matrices_decay_whatever_tensors_are_called() {
+        const LR: f64 = 0.1;
+        let kinds = [Kind::Embedding, Kind::Matrix, Kind::Bias, Kind::Norm];
+        let names = ["LayerNorm.weight", "query.bias", "shift", "rms_norm.scale"];
+        let table = Table::of(names.into_iter().zip(kinds).map(|(name, kind)| (name.to_owned(), kind, vec![1])));
+        let (mut weights, mut first, mut second) = ([1f64; 4], [0.0; 4], [0.0; 4]);
+        let numbers =
+            Numbers { start: 0, weights: &mut weights, gradients: &[0.0; 4], moments: [&mut first, &mut second] };
+        Rule::new(&AdamWConfig::default(), 1, LR, 1.0).apply(&table, numbers);
+        let decayed = 1.0 - LR * 0.01;
+        assert_eq!(weights, [decayed, decayed, 1.0, 1.0]);
+    }
 
     /// Two steps on one number, worked out with a pencil: the gradient is 0.5, then -0.5.
     #[test]
     fn adamw_follows_the_running_means_and_decays_matrices_only() {
         const LR: f64 = 0.1;
-        let (weight, bias) = ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias");
+        let (weight, bias) = (names::WORDS, names::DECODER_BIAS);
         let mut params = Params::zeros(&ModelConfig::new(6)).unwrap();
         params.set(weight, &[1.0; 6 * 64]).unwrap();
         let mut encoder = Reference::new(&params, DType::F64, &Device::Cpu).unwrap();

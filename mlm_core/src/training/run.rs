@@ -275,7 +275,7 @@ impl Training {
             "training": config,
             "back_end": back_end.plan(),
             "texts": {
-                "tokenizer": digest([tokenizer.to_json()?.as_bytes()]),
+                "tokenizer": digest(tokenizer.to_json()?.as_bytes()),
                 "train": fingerprint(train),
                 "validation": fingerprint(&texts.validation),
             },
@@ -474,8 +474,7 @@ impl Training {
             curve: self.curve.clone(),
             planned: Some((self.steps, self.steps_per_epoch())),
         };
-        let numbers = [params.as_slice(), first, second].map(<[f32]>::to_vec);
-        Checkpoint { progress, numbers }.save(&folder::checkpoints(&self.dir))?;
+        Checkpoint::save(&folder::checkpoints(&self.dir), &progress, [params.as_slice(), first, second])?;
         self.publish(&params)?;
         self.saved = Instant::now();
         Ok(())
@@ -522,7 +521,7 @@ fn generator(seed: u64, draw: Draw, nth: usize) -> StdRng {
 fn fingerprint(sequences: &[Vec<u32>]) -> String {
     // Lengths keep apart what was cut differently.
     let numbers = sequences.iter().flat_map(|ids| iter::once(ids.len() as u32).chain(ids.iter().copied()));
-    digest([numbers.flat_map(u32::to_le_bytes).collect::<Vec<u8>>().as_slice()])
+    digest(&numbers.flat_map(u32::to_le_bytes).collect::<Vec<u8>>())
 }
 
 /// What differs between two plans, in words.

@@ -173,3 +173,15 @@ fn a_batch_that_does_not_fit_is_refused_before_memory_is_taken() {
         assert_says(&error, &["batch", "memory that is available", "GB", "200000 tokens"]);
     }
 }
+
+/// Padded to one of 512 tokens, 50,000 sequences of three look at each other in 840 GB of numbers, though the engine itself
+/// needs little for them.
+#[test]
+fn a_result_that_does_not_fit_is_refused_before_memory_is_taken() {
+    let config = ModelConfig { d_model: 8, heads: 8, layers: 2, d_ff: 8, max_len: 512, ..ModelConfig::new(10) };
+    let engine = Engine::new(&Params::init(&config, &mut seeded(0)).unwrap()).unwrap();
+    let (long, short) = ([4; 512], [4; 3]);
+    let sequences = std::iter::once(long.as_slice()).chain(std::iter::repeat_n(short.as_slice(), 50_000));
+    let error = message(engine.encode(&Batch::with_gaps(sequences, 4), Mode::Evaluate));
+    assert_says(&error, &["batch", "memory that is available", "GB", "50001 sequences of at most 512"]);
+}

@@ -7,21 +7,26 @@ use clap::{Args, ValueEnum};
 use mlm_core::candle_core::Device;
 use mlm_core::*;
 
+/// The model of the lab, whose shape a model has where it is not told another.
+fn lab() -> ModelConfig {
+    ModelConfig::new(1)
+}
+
 /// The shape of a model.
 #[derive(Args)]
 pub(crate) struct Shape {
     /// Width of the hidden states
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = lab().d_model)]
     pub(crate) d_model: usize,
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = lab().layers)]
     pub(crate) layers: usize,
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = lab().heads)]
     heads: usize,
     /// Width of the feed-forward layer
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = lab().d_ff)]
     pub(crate) d_ff: usize,
     /// Probability of dropping a hidden unit or an attention weight
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = lab().hidden_dropout)]
     dropout: f64,
 }
 

@@ -242,6 +242,7 @@ fn milliseconds(time: Duration) -> f64 {
 
 /// The speed of products of two matrices of 1024 x 1024 numbers, by `gemm`, the library that candle multiplies with: the
 /// best of some, so that nothing else that the machine did counts.
+#[allow(unsafe_code)]
 fn sgemm_gflops(threads: usize) -> f64 {
     const SIZE: usize = 1024;
     let (left, right, mut product) = (vec![1f32; SIZE * SIZE], vec![1f32; SIZE * SIZE], vec![0f32; SIZE * SIZE]);
@@ -285,4 +286,34 @@ fn peak_rss_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<f64>().ok()? / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::{Cli, Command};
+
+    /// Each product of a forward pass by its three sizes. Nothing but the products is counted, and backward takes two of the
+    /// same for each.
+    #[test]
+    fn operations_are_those_of_all_products() {
+        let Command::Bench(bench) = Cli::parse_from(["mlm", "bench"]).command else { unreachable!() };
+        let masked = 38;
+        let a_layer = |queries: usize| {
+            [
+                [256, 64, 64],     // keys
+                [256, 64, 64],     // values
+                [queries, 64, 64], // queries
+                [queries, 64, 32], // scores: 4 heads of 16 for each of 32 keys
+                [queries, 32, 64], // contexts
+                [queries, 64, 64], // output
+                [queries, 64, 256],
+                [queries, 256, 64],
+            ]
+        };
+        let products = [a_layer(256).as_slice(), &a_layer(masked), &[[masked, 64, 64], [masked, 64, 1000]]].concat();
+        let forward: usize = products.iter().map(|[rows, depth, columns]| 2 * rows * depth * columns).sum();
+        assert_eq!(bench.operations(masked as f64), 3.0 * forward as f64);
+    }
 }

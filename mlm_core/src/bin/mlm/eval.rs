@@ -20,7 +20,7 @@ pub(crate) struct Eval {
     #[command(flatten)]
     text: Text,
     /// The probability that a token is chosen to be recovered
-    #[arg(long, default_value_t = 0.15)]
+    #[arg(long, default_value_t = Masking::default().rate)]
     mask_rate: f64,
     /// Which tokens are chosen follows from it
     #[arg(long, default_value_t = 0)]

@@ -54,8 +54,11 @@ impl FillMask {
 /// The lines of standard input, without blank ones.
 fn lines() -> Result<Vec<String>> {
     let lines = io::stdin().lines().collect::<io::Result<Vec<_>>>();
-    let lines =
-        lines.map_err(|source| Error::File { action: "read", path: Path::new("standard input").to_owned(), source })?;
+    let reading = |source: io::Error| {
+        let (path, source) = (Path::new("standard input").to_owned(), source.into());
+        Error::File { action: "read", path, source }
+    };
+    let lines = lines.map_err(reading)?;
     Ok(lines.into_iter().filter(|line| !line.trim().is_empty()).collect())
 }
 

@@ -1,7 +1,7 @@
 //! `mlm`: the library without a notebook.
 
 use std::alloc::System;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -64,14 +64,21 @@ fn main() -> ExitCode {
         Command::Stories(stories) => stories.run().map_err(Failure::from),
         Command::Bench(bench) => bench.run().map_err(Failure::from),
     };
-    let said = outcome.and_then(|text| {
-        io::stdout().write_all(text.as_bytes()).map_err(|error| Failure::Error(format!("cannot write: {error}")))
+    let said = outcome.and_then(|text| match io::stdout().write_all(text.as_bytes()) {
+        // Who reads it, as `head` does, has enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        said => said.map_err(|error| Failure::Error(format!("cannot write: {error}"))),
     });
     let (status, reason) = match said {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Error(reason)) => (ExitCode::FAILURE, reason),
         Err(Failure::Interrupted(reason)) => (ExitCode::from(Failure::INTERRUPTED), reason),
     };
-    eprintln!("mlm: {reason}");
+    note(&format!("mlm: {reason}"));
     status
+}
+
+/// A line on stderr. Where nobody reads it any more, what it is about goes on.
+fn note(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }

@@ -11,8 +11,8 @@ use mlm_core::rand::rngs::StdRng;
 use mlm_core::*;
 use serde_json::{Value, json};
 
-use crate::Failure;
 use crate::arguments::{Compute, Shape, Text};
+use crate::{Failure, note};
 
 /// Train a masked language model on a text and write it into a folder that `transformers` loads.
 ///
@@ -42,33 +42,33 @@ pub(crate) struct Train {
     #[command(flatten)]
     shape: Shape,
     /// Tokens of the longest sequence, [CLS] and [SEP] included
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = ModelConfig::new(1).max_len)]
     max_len: usize,
     /// How often to go through the text
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = recipe().epochs)]
     epochs: usize,
     /// Sequences in a batch
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = recipe().batch_size)]
     batch_size: usize,
     /// The highest learning rate
-    #[arg(long, default_value_t = 4e-3)]
+    #[arg(long, default_value_t = recipe().lr)]
     lr: f64,
     /// The share of all steps over which the learning rate rises
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = recipe().warmup)]
     warmup: f64,
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = recipe().adamw.weight_decay)]
     weight_decay: f64,
     /// How fast the optimizer forgets the squares of gradients
-    #[arg(long, default_value_t = 0.98)]
+    #[arg(long, default_value_t = recipe().adamw.beta2)]
     beta2: f64,
     /// What the weights are at the start
-    #[arg(long, value_enum, default_value_t = Initialization::Nearby)]
+    #[arg(long, value_enum, default_value_t = recipe().initialization)]
     init: Initialization,
     /// Standard deviation of the initial weights
     #[arg(long, default_value_t = 0.05)]
     init_range: f64,
     /// The probability that a token is chosen to be recovered in training; the test has BERT's 15 % in any case
-    #[arg(long, default_value_t = 0.4)]
+    #[arg(long, default_value_t = recipe().masking.rate)]
     mask_rate: f64,
     /// Choose all pieces of a word together
     #[arg(long)]
@@ -80,7 +80,7 @@ pub(crate) struct Train {
     #[arg(long, default_value_t = 0.05)]
     validation: f64,
     /// All that is random follows from it
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = recipe().seed)]
     seed: u64,
     #[command(flatten)]
     compute: Compute,
@@ -90,6 +90,11 @@ pub(crate) struct Train {
     /// Print one JSON object as the last line
     #[arg(long)]
     json: bool,
+}
+
+/// What the options are where they are not given.
+fn recipe() -> TrainingConfig {
+    TrainingConfig::default()
 }
 
 /// Somebody wants the training to stop.
@@ -162,13 +167,13 @@ impl Train {
         };
         let encode = |corpus: &Corpus, what: &str| -> Result<Vec<Vec<u32>>> {
             let EncodedCorpus { sequences, cut, skipped } = self.text.encode(corpus, &tokenizer, self.max_len)?;
-            eprintln!(
+            note(&format!(
                 "{what}: {} sentences in {} sequences, {} tokens; {cut} sentences cut, {skipped} sequences without a known \
                  word left out",
                 corpus.len(),
                 sequences.len(),
                 sequences.iter().map(Vec::len).sum::<usize>(),
-            );
+            ));
             Ok(sequences)
         };
         let train = encode(&train.repeat(self.repeat)?, "training")?;
@@ -191,8 +196,8 @@ impl Train {
             batch_size: self.batch_size,
             lr: self.lr,
             warmup: self.warmup,
-            adamw: AdamWConfig { beta2: self.beta2, weight_decay: self.weight_decay, ..AdamWConfig::default() },
-            masking: Masking { rate: self.mask_rate, whole_word: self.whole_word, ..Masking::default() },
+            adamw: AdamWConfig { beta2: self.beta2, weight_decay: self.weight_decay, ..recipe().adamw },
+            masking: Masking { rate: self.mask_rate, whole_word: self.whole_word, ..recipe().masking },
             initialization: self.init,
             seed: self.seed,
         }
@@ -271,7 +276,7 @@ fn bar(training: &Training) -> ProgressBar {
 /// A line on stderr, above the bar where there is one.
 fn say(bar: &ProgressBar, line: &str) {
     if bar.is_hidden() {
-        eprintln!("{line}");
+        note(line);
     } else {
         bar.println(line);
     }
