@@ -9,6 +9,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIGURE = ROOT / "notebooks/figures/speed.svg"
@@ -38,7 +39,7 @@ COLUMNS = ["date", "machine", "cores", "threads", "size", *SIZE, "peer", "versio
            "parameters", "ms_per_step_median", "tokens_per_second", "gflops", "sgemm_gflops"]
 
 
-def measure(command, threads):
+def measure(command: list[Any], threads: int) -> dict[str, Any] | None:
     """The JSON object in the last line of what a program says; none when it fails."""
     # The libraries that PyTorch multiplies with start threads of their own.
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
@@ -46,37 +47,38 @@ def measure(command, threads):
     if done.returncode != 0:
         print(f"bench: {' '.join(map(str, command))} failed:\n{done.stderr[-2000:]}", file=sys.stderr)
         return None
-    return json.loads(done.stdout.splitlines()[-1])
+    outcome: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return outcome
 
 
-def steps(size):
+def steps(size: str) -> int:
     """Enough for a median, few where one takes a second."""
     vocab, d_model, layers, _, d_ff, batch, seq = SIZES[size]
     numbers = (layers * (4 * d_model**2 + 2 * d_model * d_ff) + 0.15 * vocab * d_model) * batch * seq
     return max(10, min(300, round(1e10 / numbers)))
 
 
-def runs(quick):
+def runs(quick: bool) -> list[tuple[str, int, str]]:
     """What is measured, in order: (size, threads, precision)."""
     if quick:
         return [(size, 2, "f32") for size in MAIN]
     return [(size, 2, "f32") for size in SIZES] + [(size, 1, "f32") for size in MAIN] + [(size, 2, "bf16") for size in MAIN]
 
 
-def peers(quick):
+def peers(quick: bool) -> dict[str, list[str]]:
     if quick:  # to compile takes most of the time
         return {name: peer for name, peer in PEERS.items() if name != "BertForMaskedLM, compiled"}
     return PEERS
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
     date = datetime.datetime.now()
     path = ROOT / f"target/bench/{date:%Y-%m-%d-%H%M}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with path.open("w", newline="") as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
@@ -107,7 +109,7 @@ def main():
         print(f"bench: {FIGURE.relative_to(ROOT)}")
 
 
-def machine():
+def machine() -> str:
     """The processor's name, as far as the system tells it."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
@@ -116,7 +118,7 @@ def machine():
         return platform.processor() or platform.machine()
 
 
-def report(rows):
+def report(rows: list[dict[str, Any]]) -> None:
     """A table for each size, in Markdown."""
     for plan in dict.fromkeys(row["plan"] for row in rows):
         size, threads, precision = plan
@@ -131,7 +133,7 @@ def report(rows):
         print(f"\n{ENGINE}: {100 * share:.0f} % of the speed of a product of 1024^3 in f32 in the same run")
 
 
-def draw(rows):
+def draw(rows: list[dict[str, Any]]) -> None:
     """Tokens a second over the size of the model."""
     from matplotlib import pyplot
 

@@ -11,9 +11,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import nbformat
-from playwright.sync_api import sync_playwright
+from nbformat import NotebookNode
+from playwright.sync_api import Page, sync_playwright
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -35,6 +38,8 @@ let batch = Batch::with_gaps([[2, 9, 17, 11, 12, 13, 3].as_slice()], 4);
 let attention = Engine::new(&params)?.encode(&batch, Mode::Evaluate)?.attention;""",
     'plot::attention_view(&["[CLS]", "the", "cake", "is", "a", "lie", "[SEP]"], &attention)?',
 ]
+# Seconds after which something is missing, however busy the machine.
+PATIENCE = 180
 # How the cells of the two figures are known.
 FIRST, LONG = "Subject to the terms", "own [MASK] statement"
 # Cell by cell: its code, its prompt, what it shows as text, and its drawings.
@@ -44,9 +49,10 @@ CELLS = """() => [...document.querySelectorAll(".jp-Notebook .jp-CodeCell")].map
     text: [...cell.querySelectorAll(".jp-OutputArea-output")].map(output => output.innerText).join("\\n"),
     images: [...cell.querySelectorAll(".jp-OutputArea-output img")].map(image => image.naturalWidth > 0 ? image.src : ""),
 }))"""
+Cells = list[dict[str, Any]]
 
 
-def main():
+def main() -> None:
     if not CHROMIUM:
         sys.exit("browser: Chromium is missing; install it (on Debian: apt install chromium), or set CHROMIUM to a Chrome")
     PICTURES.mkdir(parents=True, exist_ok=True)
@@ -67,7 +73,7 @@ def main():
     print(f"browser: all passed; pictures are in {PICTURES.relative_to(ROOT)}/")
 
 
-def check(page, address):
+def check(page: Page, address: str) -> None:
     visit(page, address.format(OWN.name))
     run_all(page)
     states = watch(page, FIRST, until=lambda cells: all(re.search(r"\d", cell["prompt"]) for cell in cells))
@@ -78,13 +84,13 @@ def check(page, address):
     page.screenshot(path=PICTURES / "run_all.png")
 
     # The last two cells have started a longer run, and show it.
-    require(len(watch(page, LONG, seconds=4)) >= 3, "a figure changes while no cell runs")
-    save(page)
+    require(len(watch(page, LONG, count=3)) == 3, "a figure changes while no cell runs")
+    save(page, OWN)
     page.reload()
     ready(page)
-    require(len(watch(page, LONG, seconds=0)) == 1, "after a reload of the page it is there as it was saved")
+    require(len(watch(page, LONG, count=1)) == 1, "after a reload of the page it is there as it was saved")
     run_cell(page, LONG)
-    require(len(watch(page, LONG, seconds=6)) >= 3, "and changes again when its cell is run again")
+    require(len(watch(page, LONG, count=4)) == 4, "and changes again when its cell is run again")
     page.keyboard.press("Escape")
     page.keyboard.press("b")
     page.keyboard.press("Enter")
@@ -92,17 +98,17 @@ def check(page, address):
     page.keyboard.press("Control+Enter")
     stopped = watch(page, LONG, until=lambda cells: "stopped" in one(cells, LONG)["text"])
     require("stopped" in stopped[-1], "it ends as the run does")
-    save(page)
+    save(page, OWN)
     page.screenshot(path=PICTURES / "stopped.png")
 
     visit_untrusted(page, address, OWN)
     for code, end in ((FIRST, "finished"), (LONG, "stopped")):
-        (state,) = watch(page, code, seconds=0)
+        (state,) = watch(page, code, count=1)
         require(end in state, f"whoever opens the notebook sees the figure as it {end}")
     page.screenshot(path=PICTURES / "untrusted.png")
 
 
-def check_view(page, address):
+def check_view(page: Page, address: str) -> None:
     """The view of attention with its buttons, under a pointer, saved, as a page, and where scripts do not run."""
     notebook = lab_08()
     notebook.cells = [nbformat.v4.new_code_cell(source) for source in VIEW_CELLS]
@@ -111,7 +117,7 @@ def check_view(page, address):
     run_all(page)
     play(page, "in the notebook")
     page.screenshot(path=PICTURES / "view.png")
-    save(page)
+    save(page, VIEW)
     page.reload()
     ready(page, VIEW_CELLS[-1])
     play(page, "in the saved notebook")
@@ -125,7 +131,7 @@ def check_view(page, address):
     page.screenshot(path=PICTURES / "view_untrusted.png")
 
 
-def play(page, where):
+def play(page: Page, where: str) -> None:
     view = page.locator(".mlm-attention")
     view.locator("svg").wait_for(timeout=120_000)
     lines = view.locator("line")
@@ -143,7 +149,7 @@ def play(page, where):
     require(lines.count() == 2 * 7, f"{where}, a click keeps a word, while layers and heads are picked")
 
 
-def visit_untrusted(page, address, notebook):
+def visit_untrusted(page: Page, address: str, notebook: pathlib.Path) -> None:
     """Trust is a signature of the content, so it is gone once that has changed."""
     changed = nbformat.read(notebook, as_version=4)
     changed.cells[0].source += "\n// Not the notebook that was signed."
@@ -151,18 +157,18 @@ def visit_untrusted(page, address, notebook):
     visit(page, address.format(UNTRUSTED.name), changed.cells[-1].source)
 
 
-def require(holds, what):
+def require(holds: bool, what: str) -> None:
     print(f"browser: {'ok' if holds else 'FAILED'}: {what}", flush=True)
     if not holds:
         sys.exit(1)
 
 
-def visit(page, address, last=LONG):
+def visit(page: Page, address: str, last: str = LONG) -> None:
     page.goto(address)
     ready(page, last)
 
 
-def ready(page, last=LONG):
+def ready(page: Page, last: str = LONG) -> None:
     """Waits until the notebook is drawn, to its last cell, and its kernel waits for cells."""
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
@@ -170,45 +176,51 @@ def ready(page, last=LONG):
     page.wait_for_function(f"() => ({CELLS})().some(cell => cell.code.includes({json.dumps(last.splitlines()[0])}))", timeout=60_000)
 
 
-def one(cells, code):
+def one(cells: Cells, code: str) -> dict[str, Any]:
     (cell,) = [cell for cell in cells if code in cell["code"]]
     return cell
 
 
-def watch(page, code, until=lambda cells: False, seconds=180):
-    """The states of a cell's figure, as text and drawing, until a condition holds or so many seconds have passed."""
-    states, end = [], time.monotonic() + seconds
+def watch(
+    page: Page, code: str, until: Callable[[Cells], bool] = lambda cells: False, count: int | None = None
+) -> list[str]:
+    """The states of a cell's figure, as text and drawing: so many, or until a condition holds."""
+    states: list[str] = []
+    end = time.monotonic() + PATIENCE
     while True:
         cells = page.evaluate(CELLS)
         state = "".join([one(cells, code)["text"], *one(cells, code)["images"]])
         if one(cells, code)["images"] and state not in states[-1:]:
             states.append(state)
-        if until(cells) or time.monotonic() > end:
+        if until(cells) or len(states) == count or time.monotonic() > end:
             return states
         page.wait_for_timeout(100)
 
 
-def run_all(page):
+def run_all(page: Page) -> None:
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
 
 
-def run_cell(page, code):
+def run_cell(page: Page, code: str) -> None:
     page.locator(".jp-CodeCell", has_text=code).locator(".cm-content").click()
     page.keyboard.press("Control+Enter")
 
 
-def save(page):
+def save(page: Page, notebook: pathlib.Path) -> None:
+    """Waits until it is on the disk."""
+    before, end = notebook.stat().st_mtime_ns, time.monotonic() + PATIENCE
     page.keyboard.press("Control+s")
-    page.wait_for_timeout(2_000)
+    while notebook.stat().st_mtime_ns == before and time.monotonic() < end:
+        page.wait_for_timeout(100)
 
 
-def lab_08():
+def lab_08() -> NotebookNode:
     (path,) = NOTEBOOKS.glob("08_*.ipynb")
     return nbformat.read(path, as_version=4)
 
 
-def write_notebook():
+def write_notebook() -> None:
     notebook = lab_08()
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -218,7 +230,7 @@ def write_notebook():
     nbformat.write(notebook, OWN)
 
 
-def clean():
+def clean() -> None:
     for notebook in (OWN, UNTRUSTED, VIEW):
         notebook.unlink(missing_ok=True)
     for folder in (RUN, LONG_RUN):
@@ -226,7 +238,7 @@ def clean():
 
 
 @contextlib.contextmanager
-def jupyterlab():
+def jupyterlab() -> Iterator[tuple[str, str]]:
     """Started as a teacher starts it, but for the browser; gives its address and its token."""
     lab = subprocess.Popen(
         [ROOT / "scripts/lab"], env={**os.environ, "BROWSER": "true"}, start_new_session=True,

@@ -1,4 +1,4 @@
-"""A Rust kernel for the tests, started as Jupyter starts it."""
+"""Rust kernels for the tests, started as Jupyter starts them."""
 
 import contextlib
 import json
@@ -7,15 +7,21 @@ import pathlib
 import re
 import threading
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from execute import execute
+from jupyter_client import AsyncKernelClient
 from jupyter_client.manager import KernelManager
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# A message of Jupyter's protocol.
+Message = dict[str, Any]
 
 
 class Kernel:
-    def __init__(self, root=ROOT, **environment):
+    def __init__(self, root: pathlib.Path = ROOT, **environment: str) -> None:
         self.manager = KernelManager(kernel_name="rust")
         # Another checkout has the same virtual environment, but a launcher of its own.
         self.manager.kernel_spec.argv[1] = str(root / "scripts/kernel.py")
@@ -30,11 +36,12 @@ class Kernel:
             self.end()
             raise
 
-    def run(self, code, watch=lambda message: None):
+    def run(self, code: str, watch: Callable[[Message], None] = lambda message: None) -> tuple[bool, str]:
         """Runs a cell; returns whether it succeeded, and all that it showed as text. Each message is also given to `watch`."""
-        messages, shown = [], []
+        messages: list[Message] = []
+        shown: list[str] = []
 
-        def take(message):
+        def take(message: Message) -> None:
             messages.append(message)
             watch(message)
 
@@ -44,16 +51,21 @@ class Kernel:
             shown.extend(content.get("traceback", []))
         return reply["content"]["status"] == "ok", "\n".join(shown)
 
-    def expect(self, code):
+    def expect(self, code: str) -> str:
         succeeded, shown = self.run(code)
         assert succeeded, f"{code}\n{shown}"
         return shown
 
-    def run_until(self, says, code):
-        """Runs a cell and presses the stop button when it shows that; returns as `run`, and the seconds from there to its end."""
-        pressed = []
+    def play(self, path: pathlib.Path) -> bool:
+        """Runs a notebook from top to bottom, as `scripts/lab --execute` does; returns whether all its cells ran."""
+        self.manager.client_factory = AsyncKernelClient  # what nbclient speaks with
+        return execute(path, manager=self.manager)
 
-        def watch(message):
+    def run_until(self, says: str, code: str) -> tuple[bool, str, float]:
+        """Runs a cell and presses the stop button when it shows that; returns as `run`, and the seconds from there to its end."""
+        pressed: list[float] = []
+
+        def watch(message: Message) -> None:
             if not pressed and re.search(says, json.dumps(message["content"])):
                 pressed.append(time.monotonic())
                 threading.Thread(target=self.manager.interrupt_kernel).start()
@@ -63,11 +75,11 @@ class Kernel:
         return succeeded, shown, time.monotonic() - pressed[0]
 
     @contextlib.contextmanager
-    def stop_pressed_after(self, seconds):
+    def stop_pressed_after(self, seconds: float) -> Iterator[list[float]]:
         """Presses the stop button after that time; gives a list that then gets the time of it."""
-        pressed = []
+        pressed: list[float] = []
 
-        def press():
+        def press() -> None:
             pressed.append(time.monotonic())
             self.manager.interrupt_kernel()
 
@@ -79,18 +91,30 @@ class Kernel:
             timer.cancel()
             timer.join()
 
-    def end(self):
+    def clear(self) -> None:
+        """Leaves no variables, no library, and another process to run the cells; what was compiled stays."""
+        self.expect(":clear")
+
+    def is_alive(self) -> bool:
+        return self.manager.has_kernel and self.manager.is_alive()
+
+    def end(self) -> None:
         if self.manager.has_kernel:
             self.client.stop_channels()
             self.manager.shutdown_kernel()
 
 
-@pytest.fixture
-def start_kernel():
-    """Starts kernels, which end with the test."""
-    kernels = []
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What shares a kernel as others have left it is run one after the other, in one process or several."""
+    items.sort(key=lambda item: next((mark.args[0] for mark in item.iter_markers("xdist_group")), ""))
 
-    def start(**options):
+
+@pytest.fixture
+def start_kernel() -> Iterator[Callable[..., Kernel]]:
+    """Starts kernels, which end with the test."""
+    kernels: list[Kernel] = []
+
+    def start(**options: Any) -> Kernel:
         kernels.append(Kernel(**options))
         return kernels[-1]
 
@@ -99,9 +123,33 @@ def start_kernel():
         kernel.end()  # again, where the test has ended it
 
 
-@pytest.fixture(scope="module")
-def kernel():
-    """One for all tests of a module that leave it as good as new."""
-    kernel = Kernel()
-    yield kernel
-    kernel.end()
+@pytest.fixture(scope="session")
+def started() -> Iterator[list[Kernel]]:
+    """The kernels that all tests of a process share."""
+    kernels: list[Kernel] = []
+    yield kernels
+    for kernel in kernels:
+        kernel.end()
+
+
+@pytest.fixture(scope="session")
+def as_new(started: list[Kernel]) -> Callable[[int], list[Kernel]]:
+    """Gives so many kernels, without variables and without a library. Those that other tests have used are there at once."""
+
+    def give(count: int) -> list[Kernel]:
+        for kernel in [kernel for kernel in started if not kernel.is_alive()]:
+            started.remove(kernel)
+            kernel.end()
+        while len(started) < count:
+            started.append(Kernel())
+        for kernel in started[:count]:
+            kernel.clear()
+        return started[:count]
+
+    return give
+
+
+@pytest.fixture
+def kernel(as_new: Callable[[int], list[Kernel]]) -> Kernel:
+    """One of them."""
+    return as_new(1)[0]

@@ -8,10 +8,13 @@ import pathlib
 import re
 import sys
 import time
+from typing import Any
 
 import nbformat
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbformat import NotebookNode
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -21,41 +24,43 @@ EXECUTED = ROOT / "target/notebooks"
 class PrintingClient(NotebookClient):
     """Prints what the cells print while they run, and how long each took."""
 
-    def __init__(self, *arguments, **options):
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.seconds = []
-        self.cell = None
+        self.seconds: list[float] = []
+        self.cell: NotebookNode | None = None
         self.on_cell_execute = self.start_cell
         self.on_cell_executed = self.end_cell
 
-    def start_cell(self, cell, cell_index):
+    def start_cell(self, cell: NotebookNode, cell_index: int) -> None:
         self.cell = cell
         self.started = time.monotonic()
 
-    def end_cell(self, cell, cell_index, execute_reply):
+    def end_cell(self, cell: NotebookNode, cell_index: int, execute_reply: dict[str, Any]) -> None:
         self.seconds.append(time.monotonic() - self.started)
         code = cell.source.strip().splitlines()
         print(f"[{len(self.seconds):2}] {self.seconds[-1]:6.2f} s  {code[0] if code else ''}", flush=True)
 
-    def output(self, outs, msg, display_id, cell_index):
+    def output(
+        self, outs: list[NotebookNode], msg: dict[str, Any], display_id: str, cell_index: int
+    ) -> NotebookNode | None:
         if msg["msg_type"] == "stream":
             print("".join(f"     | {line}\n" for line in msg["content"]["text"].splitlines()), end="", flush=True)
         return super().output(outs, msg, display_id, cell_index)
 
 
-def execute(path, write):
-    """Runs one notebook; returns whether all its cells did."""
+def execute(path: pathlib.Path, write: bool = False, manager: KernelManager | None = None) -> bool:
+    """Runs one notebook, in a kernel of its own or in the one that a manager has; returns whether all its cells did."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     client = PrintingClient(
-        notebook, kernel_name="rust", timeout=None, startup_timeout=300, record_timing=False,
+        notebook, km=manager, kernel_name="rust", timeout=None, startup_timeout=300, record_timing=False,
         resources={"metadata": {"path": NOTEBOOKS}}
     )
     print(f"== {path.name}", flush=True)
     start = time.monotonic()
-    failure = None
+    failure: Exception | None = None
     try:
         client.execute()
     except (CellExecutionError, DeadKernelError, RuntimeError) as error:
@@ -80,7 +85,7 @@ def execute(path, write):
     return True
 
 
-def renumber(notebook):
+def renumber(notebook: NotebookNode) -> None:
     """Numbers the cells that ran from 1; the kernel starts at 2, and not everywhere."""
     ran = [cell for cell in notebook.cells if cell.get("execution_count")]
     for number, cell in enumerate(ran, 1):
@@ -90,7 +95,7 @@ def renumber(notebook):
                 out.execution_count = number
 
 
-def print_errors(notebook, failure):
+def print_errors(notebook: NotebookNode, failure: Exception) -> None:
     """Prints what the kernel said of the cell that failed, without the colours; what it said on stderr stands there."""
     errors = [out for cell in notebook.cells for out in cell.get("outputs", []) if out.output_type == "error"]
     for error in errors:
@@ -99,7 +104,7 @@ def print_errors(notebook, failure):
         print(failure)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/lab --execute")
     parser.add_argument("notebooks", nargs="*", type=pathlib.Path, metavar="NOTEBOOK")
     parser.add_argument("--write", action="store_true", help="update the outputs of the notebooks themselves")

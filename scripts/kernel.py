@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from typing import IO, Any, NoReturn
 
 from jupyter_client.connect import write_connection_file
 from proxy import Proxy
@@ -56,7 +57,7 @@ opt_level = "0"
 FEATURES = os.environ.get("MLM_LAB_FEATURES", "").split()
 
 
-def quoted(value):
+def quoted(value: str | list[str]) -> str:
     """Strings as Rust and TOML write them. Letters outside ASCII stay: Rust does not know JSON's `\\u00e9`."""
     return json.dumps(value, ensure_ascii=False)
 
@@ -72,7 +73,7 @@ LOAD_INFERENCE = "let ready = vec![0u8]; drop(ready);\n"
 ATTACH = "mlm_core::attach_to_launcher();\n"
 
 
-def install():
+def install() -> None:
     SPEC.mkdir(parents=True, exist_ok=True)
     spec = {
         "argv": [sys.executable, str(pathlib.Path(__file__).resolve()), "run", "{connection_file}"],
@@ -90,7 +91,7 @@ def install():
     settings.write_text('{ "disabledExtensions": { "@jupyterlab/apputils-extension:announcements": true } }\n')
 
 
-def fingerprint():
+def fingerprint() -> str:
     """Changes when the warm folder must be compiled anew."""
     digest = hashlib.sha256()
     files = [ROOT / "Cargo.lock", ROOT / "mlm_core/Cargo.toml", *sorted((ROOT / "mlm_core/src").rglob("*.rs"))]
@@ -103,11 +104,11 @@ def fingerprint():
     return digest.hexdigest()
 
 
-def is_warm(current):
+def is_warm(current: str) -> bool:
     return STAMP.exists() and STAMP.read_text() == current
 
 
-def warm():
+def warm() -> None:
     current = fingerprint()
     if is_warm(current):
         return
@@ -120,7 +121,7 @@ def warm():
     progress = threading.Thread(target=show_progress, args=(done,))
     progress.start()
     manager = KernelManager(kernel_name="rust")
-    output = []
+    output: list[Any] = []
     try:
         manager.start_kernel(cwd=ROOT / "notebooks", env={**os.environ, IN_WARM_FOLDER: "1"})
         client = manager.blocking_client()
@@ -142,7 +143,7 @@ def warm():
     STAMP.write_text(current)
 
 
-def show_progress(done):
+def show_progress(done: threading.Event) -> None:
     """Says how many crates are compiled: in place on a terminal, else a line now and then."""
     in_place = sys.stdout.isatty()
     start = time.monotonic()
@@ -155,12 +156,15 @@ def show_progress(done):
         print()
 
 
-def run(connection_file):
+def run(connection_file: str) -> NoReturn:
     parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
-    folder, lock, kernel, proxy = WARM, None, None, None
+    folder = WARM
+    lock: IO[bytes] | None = None
+    kernel: subprocess.Popen[bytes] | None = None
+    proxy: Proxy | None = None
     try:
         if IN_WARM_FOLDER not in os.environ:
             sweep()
@@ -168,7 +172,8 @@ def run(connection_file):
             seed(folder)
         front = json.loads(pathlib.Path(connection_file).read_text(encoding="utf-8"))
         own_file, back = write_connection_file(str(folder / "connection.json"), key=front["key"].encode())
-        proxy = Proxy(front, back, ATTACH)
+        # After `:clear` the next process knows no library.
+        proxy = Proxy(front, back, LOAD_LIBRARY + ATTACH)
         kernel = subprocess.Popen(
             [LAB / "bin/evcxr_jupyter", "--control_file", own_file],
             env={**os.environ, **configure(folder), **proxy.environment()},
@@ -189,7 +194,7 @@ def run(connection_file):
             subprocess.Popen(["rm", "-rf", folder, lock.name], start_new_session=True)
 
 
-def configure(folder):
+def configure(folder: pathlib.Path) -> dict[str, str]:
     """Writes how the kernel of a folder starts; returns the environment that it needs."""
     config = folder / "config"
     config.mkdir(parents=True, exist_ok=True)
@@ -203,7 +208,7 @@ def configure(folder):
     return {"EVCXR_TMPDIR": str(folder), "EVCXR_CONFIG_DIR": str(config)}
 
 
-def end_group(kernel):
+def end_group(kernel: subprocess.Popen[bytes]) -> None:
     """Ends the kernel and the process that runs the cells, which would finish its cell first, however long it takes.
     Jupyter starts each kernel in a process group of its own."""
     kernel.kill()
@@ -212,7 +217,7 @@ def end_group(kernel):
         os.killpg(os.getpgrp(), signal.SIGTERM)
 
 
-def claim():
+def claim() -> tuple[pathlib.Path, IO[bytes]]:
     """Makes a folder for a kernel, and a lock file beside it that is held as long as the kernel runs."""
     KERNELS.mkdir(exist_ok=True)
     while True:
@@ -224,7 +229,7 @@ def claim():
             return folder, lock
 
 
-def hold(lock):
+def hold(lock: IO[Any]) -> bool:
     """Takes a lock that the system gives back when the process ends; returns whether nobody else has it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -233,13 +238,13 @@ def hold(lock):
         return False
 
 
-def seed(folder):
+def seed(folder: pathlib.Path) -> None:
     """Copies the warm folder. Large files of the compiler are linked, not copied: it replaces a file when it changes.
     Cargo writes over its own notes, which are small, so these must be copies."""
     if not STAMP.exists():  # not made yet, or just being made
         return
 
-    def copy(source, target):
+    def copy(source: str, target: str) -> None:
         if os.path.getsize(source) > 65536 and str(WARM / "target") in source:
             try:
                 os.link(source, target)
@@ -251,7 +256,7 @@ def seed(folder):
     shutil.copytree(WARM, folder, copy_function=copy, symlinks=True, dirs_exist_ok=True)
 
 
-def sweep():
+def sweep() -> None:
     """Removes the folders of kernels that were killed before they could do it. Those of another computer that shares
     the folder stay: whether it holds their locks cannot be seen from everywhere."""
     for path in KERNELS.glob(f"{HOST}-*.lock"):

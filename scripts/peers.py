@@ -16,11 +16,12 @@ import json
 import math
 import statistics
 import time
+from collections.abc import Callable
 
 RATE, LR, WEIGHT_DECAY, MAX_NORM, MASK_ID, FIRST_WORD = 0.15, 1e-3, 0.01, 1.0, 4, 5
 
 
-def torch_step(args):
+def torch_step(args: argparse.Namespace) -> tuple[Callable[[], None], str]:
     import torch
     from torch import nn
     from torch.nn import functional
@@ -84,7 +85,7 @@ def torch_step(args):
     return step, f"torch {torch.__version__}"
 
 
-def jax_step(args):
+def jax_step(args: argparse.Namespace) -> tuple[Callable[[], None], str]:
     import os
 
     # XLA has no setting for the number of its threads, but takes the cores that it may use for them.
@@ -177,11 +178,11 @@ def jax_step(args):
     return run, f"jax {jax.__version__}"
 
 
-def masked_tokens(args):
+def masked_tokens(args: argparse.Namespace) -> int:
     return max(1, round(RATE * args.batch_size * (args.seq_len - 2)))
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peer", choices=["bert", "encoder", "jax"])
     parser.add_argument("--compile", action="store_true", help="torch.compile; JAX always compiles")

@@ -27,14 +27,19 @@ import html
 import json
 import secrets
 import socket
+import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import zmq
 from jupyter_client.session import DELIM, Session
 
 # Seconds: from the stop button to the advice; how long output may lag behind; between two states of a display.
 PATIENCE, LAG, PAUSE = 3, 2, 0.2
+# Letters: of what a line says of a message that is dropped.
+LONGEST_REASON = 200
 # Bytes: of a line from the library, which holds a display's state; of all that is taken from it before others have their
 # turn; of what a failed cell's answer quotes of its stderr.
 LONGEST_LINE, LONGEST_TURN, LONGEST_QUOTE = 200_000, 10_000_000, 4_000
@@ -51,58 +56,62 @@ A run in the background was saved in its last 30 seconds: Run::resume in its fol
 """
 
 
+# A message of the protocol.
+Message = dict[str, Any]
+
+
 class Cell:
     """An execute_request, from its arrival to its answer."""
 
-    def __init__(self, identities, message, frames):
+    def __init__(self, identities: list[bytes], message: Message, frames: list[bytes]) -> None:
         self.identities = identities
         self.message = message
         self.frames = frames
         self.presses = 0  # of the stop button
-        self.advise_at = None
+        self.advise_at: float | None = None
         self.failed = False
         self.stderr = ""
-        self.fences = {}  # the lines of stdout and stderr to wait for
-        self.reply = None  # evcxr's answer
-        self.reply_until = None
-        self.held = []  # what is said of the cell after its answer
+        self.fences: dict[str, str] = {}  # the lines of stdout and stderr to wait for
+        self.reply: list[bytes] | None = None  # evcxr's answer
+        self.reply_until: float | None = None
+        self.held: list[list[bytes]] = []  # what is said of the cell after its answer
 
 
 class Display:
     """What the library shows and updates."""
 
-    def __init__(self, cell):
+    def __init__(self, cell: Cell) -> None:
         self.parent = cell.message
-        self.data = None
-        self.lost = None
+        self.data: dict[str, str] = {}
+        self.lost: str | None = None
         self.kind = "display_data"
         self.changed = False
-        self.shown_at = -PAUSE
+        self.shown_at = float(-PAUSE)
 
 
 class Library:
     """The connection to the library in the process that runs the cells, of which there is one at most."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.secret = secrets.token_hex(16)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.listener.setblocking(False)
-        self.connection = None
-        self.stranger = None  # one that has not said the secret yet
+        self.connection: socket.socket | None = None
+        self.stranger: socket.socket | None = None  # one that has not said the secret yet
         self.received = b""
 
-    def address(self):
+    def address(self) -> str:
         return f"{self.listener.getsockname()[1]} {self.secret}"
 
-    def sockets(self):
+    def sockets(self) -> list[socket.socket]:
         return [some for some in (self.listener, self.stranger, self.connection) if some]
 
-    def send(self, word):
+    def send(self, word: str) -> None:
         if self.connection:
             with contextlib.suppress(OSError):  # it does not read, or has just ended
                 self.connection.send(f"{word}\n".encode())
 
-    def accept(self):
+    def accept(self) -> bool:
         """Lets the library in; returns whether it is there for the first time, or again."""
         with contextlib.suppress(BlockingIOError):
             stranger, _ = self.listener.accept()
@@ -126,7 +135,7 @@ class Library:
         self.connection = stranger
         return True
 
-    def lines(self):
+    def lines(self) -> Iterator[Any]:
         """What it has said, as JSON; None where it has gone."""
         taken = 0
         while self.connection and taken < LONGEST_TURN:
@@ -145,14 +154,14 @@ class Library:
                 self.close()
                 yield None
 
-    def close(self):
+    def close(self) -> None:
         if self.connection:
             self.connection.close()
         self.connection, self.received = None, b""
 
 
 class Proxy:
-    def __init__(self, front, back, attach):
+    def __init__(self, front: dict[str, Any], back: dict[str, Any], attach: str) -> None:
         """Takes the contents of two connection files: Jupyter's, whose ports it serves, and evcxr's; and the code by which the
         library connects."""
         self.attach = attach
@@ -172,13 +181,14 @@ class Proxy:
         for channel, endpoint in self.back.items():
             endpoint.connect(_url(back, channel))
         self.library = Library()
-        self.waiting = collections.deque()
-        self.cell = None  # the one that evcxr has
-        self.displays = collections.OrderedDict()
+        self.waiting: collections.deque[Cell] = collections.deque()
+        self.cell: Cell | None = None  # the one that evcxr has
+        self.displays: collections.OrderedDict[str, Display] = collections.OrderedDict()
         self.ready = False  # whether what evcxr publishes arrives
         self.lost = False  # whether the process that runs the cells has ended, and no cell has said so
+        self.attaching = False  # whether the next one has been told to load the library, and has not answered
 
-    def _socket(self, kind, name=None):
+    def _socket(self, kind: int, name: bytes | None = None) -> zmq.Socket[bytes]:
         endpoint = self.context.socket(kind)
         endpoint.linger = 500
         endpoint.set_hwm(0)  # nothing is dropped
@@ -188,10 +198,10 @@ class Proxy:
             endpoint.identity = name
         return endpoint
 
-    def environment(self):
+    def environment(self) -> dict[str, str]:
         return {"MLM_KERNEL": self.library.address()}
 
-    def serve(self, goes_on):
+    def serve(self, goes_on: Callable[[], bool]) -> None:
         """Passes messages until the kernel has ended, its last ones too."""
         last_greeting, going = 0.0, True
         while going:
@@ -219,19 +229,19 @@ class Proxy:
             with _survives():
                 self._tick()
 
-    def close(self):
+    def close(self) -> None:
         self._lose_displays()
         self.library.close()
         self.library.listener.close()
         self.context.destroy(linger=500)
 
-    def _milliseconds(self):
+    def _milliseconds(self) -> int:
         """How long to wait for a message at most."""
         if not self.ready or any(display.changed for display in self.displays.values()):
             return 50
         return 500
 
-    def _from_front(self, channel, frames):
+    def _from_front(self, channel: str, frames: list[bytes]) -> None:
         if channel == "hb":
             self.front["hb"].send_multipart(frames)
             return
@@ -241,8 +251,9 @@ class Proxy:
             kind = message["header"]["msg_type"]
             # evcxr counts what follows the four parts as signed, which it is not.
             frames = [*identities, DELIM, *parts[:5]]
-        except Exception:
-            return  # malformed, or not signed
+        except Exception as error:  # malformed, not signed, or a replay
+            print(f"proxy: dropped a message on {channel}: {_short(error)}", file=sys.stderr, flush=True)
+            return
         if channel == "shell" and kind == "execute_request":
             self.waiting.append(Cell(identities, message, frames))
             self._next_cell()
@@ -251,13 +262,13 @@ class Proxy:
         else:
             self.back[channel].send_multipart(frames)
 
-    def _next_cell(self):
-        if not self.cell and self.waiting:
+    def _next_cell(self) -> None:
+        if not self.cell and self.waiting and not self.attaching:
             self.cell = self.waiting.popleft()
             self.library.send("cell")
             self.back["shell"].send_multipart(self.cell.frames)
 
-    def _interrupt(self, identities, message, frames):
+    def _interrupt(self, identities: list[bytes], message: Message, frames: list[bytes]) -> None:
         """The stop button."""
         if self.cell:
             self.cell.presses += 1
@@ -269,14 +280,14 @@ class Proxy:
             self.cell.advise_at = time.monotonic() + PATIENCE
         self.session.send(self.front["control"], "interrupt_reply", {"status": "ok"}, parent=message, ident=identities)
 
-    def _say(self, text, name="stderr"):
-        """Puts text under the cell that runs."""
-        self._publish("stream", {"name": name, "text": text}, self.cell.message)
+    def _say(self, cell: Cell, text: str, name: str = "stderr") -> None:
+        """Puts text under a cell."""
+        self._publish("stream", {"name": name, "text": text}, cell.message)
 
-    def _publish(self, kind, content, parent):
+    def _publish(self, kind: str, content: dict[str, Any], parent: Message) -> None:
         self.session.send(self.front["iopub"], kind, content, parent=parent, ident=kind.encode())
 
-    def _from_kernel(self, channel, frames):
+    def _from_kernel(self, channel: str, frames: list[bytes]) -> None:
         if channel == "iopub":
             try:
                 passes = self._published(frames)
@@ -284,28 +295,20 @@ class Proxy:
                 passes = True  # what cannot be improved passes as it is
             if passes:
                 self.front["iopub"].send_multipart(frames)
-        elif frames[0] == b"proxy":
-            pass  # the answer to what this proxy has asked
-        elif channel == "shell" and self._answers_cell(frames):
+        elif frames[0] == b"proxy":  # the answer to what this proxy has asked
+            if self.attaching and _is_reply(frames, "execute_reply"):
+                self.attaching = False
+                self._hear_library()
+                self._next_cell()
+        elif channel == "shell" and self.cell and _is_reply(frames, "execute_reply", self.cell.message["header"]["msg_id"]):
             self.cell.reply = frames
             self.cell.reply_until = time.monotonic() + LAG
             self._hear_library()
-            self._finish_cell()
+            self._finish(self.cell)
         else:
             self.front[channel].send_multipart(frames)
 
-    def _answers_cell(self, frames):
-        try:
-            header, parent = (json.loads(frames[frames.index(DELIM) + part]) for part in (2, 3))
-            return (
-                header["msg_type"] == "execute_reply"
-                and self.cell is not None
-                and parent["msg_id"] == self.cell.message["header"]["msg_id"]
-            )
-        except (ValueError, LookupError, TypeError):
-            return False
-
-    def _published(self, frames):
+    def _published(self, frames: list[bytes]) -> bool:
         """Looks at what evcxr publishes; returns whether it passes as it is."""
         header, parent, _, content = (json.loads(part) for part in frames[frames.index(DELIM) + 2 :][:4])
         kind = header["msg_type"]
@@ -316,37 +319,36 @@ class Proxy:
         if not self.cell or parent.get("msg_id") != self.cell.message["header"]["msg_id"]:
             return parent.get("session") != self.session.session  # else it speaks of what this proxy has asked
         if kind == "stream":
-            return self._stream(content["name"], content["text"])
+            return self._stream(self.cell, content["name"], content["text"])
         if kind == "status" and content["execution_state"] == "idle":
             self.cell.held.append(frames)
             return False
         return True
 
-    def _stream(self, name, text):
+    def _stream(self, cell: Cell, name: str, text: str) -> bool:
         self._hear_library()
-        fence = self.cell.fences.get(name)
+        fence = cell.fences.get(name)
         whole = not fence or not text.endswith(fence)
-        said = text if whole else text.removesuffix(fence)
+        said = text.removesuffix(fence) if fence else text
         if name == "stderr":
-            self.cell.stderr = (self.cell.stderr + said)[-LONGEST_QUOTE:]
+            cell.stderr = (cell.stderr + said)[-LONGEST_QUOTE:]
         if not whole:
-            del self.cell.fences[name]
+            del cell.fences[name]
             if said:  # a line without an end
-                self._say(said, name)
-            self._finish_cell()
+                self._say(cell, said, name)
+            self._finish(cell)
         return whole
 
-    def _finish_cell(self):
-        """Passes on evcxr's answer to the cell when all is there that the cell has written."""
-        cell = self.cell
+    def _finish(self, cell: Cell) -> None:
+        """Passes on evcxr's answer to a cell when all is there that the cell has written."""
         late = cell.reply_until and time.monotonic() > cell.reply_until
         if not cell.reply or (cell.fences and not late):
             return
         if self.lost:
-            self._say(ENDED)
-            # The next process is there, and must hear the stop button when the next cell begins.
+            self._say(cell, ENDED)
+            # The next process is there, and must say how the next cell ends, and hear the stop button.
             self.session.send(self.back["shell"], "execute_request", {"code": self.attach}, ident=[b"proxy"])
-            self.lost = False
+            self.lost, self.attaching = False, True
         self.cell = None
         start = cell.reply.index(DELIM) + 2
         content = json.loads(cell.reply[start + 3])
@@ -362,7 +364,7 @@ class Proxy:
             self._abort_waiting()
         self._next_cell()
 
-    def _abort_waiting(self):
+    def _abort_waiting(self) -> None:
         while self.waiting:
             cell = self.waiting.popleft()
             self._publish("status", {"execution_state": "busy"}, cell.message)
@@ -370,12 +372,12 @@ class Proxy:
             self.session.send(self.front["shell"], "execute_reply", content, parent=cell.message, ident=cell.identities)
             self._publish("status", {"execution_state": "idle"}, cell.message)
 
-    def _hear_library(self):
+    def _hear_library(self) -> None:
         self._listen()
         if self.library.accept():
             self._listen()
 
-    def _listen(self):
+    def _listen(self) -> None:
         for said in self.library.lines():
             if said is None:
                 self.lost = True
@@ -389,7 +391,7 @@ class Proxy:
             elif isinstance(said.get("display"), str) and isinstance(said.get("data"), dict):
                 self._take_display(said)
 
-    def _take_display(self, said):
+    def _take_display(self, said: dict[str, Any]) -> None:
         name = said["display"]
         if said.get("new") and self.cell:
             self.displays[name] = Display(self.cell)
@@ -400,7 +402,7 @@ class Proxy:
         while len(self.displays) > MOST_DISPLAYS:
             self.displays.popitem(last=False)
 
-    def _show(self, name, display, at_once=False):
+    def _show(self, name: str, display: Display, at_once: bool = False) -> None:
         """Publishes a display's state, unless it follows too soon on another."""
         now = time.monotonic()
         if display.changed and (at_once or now >= display.shown_at + PAUSE):
@@ -410,7 +412,7 @@ class Proxy:
             self._publish(display.kind, content, self.cell.message if self.cell and not first else display.parent)
             display.kind, display.changed, display.shown_at = "update_display_data", False, now
 
-    def _lose_displays(self):
+    def _lose_displays(self) -> None:
         """The process that runs the cells has ended."""
         for name, display in self.displays.items():
             if display.lost:
@@ -421,19 +423,32 @@ class Proxy:
             self._show(name, display, at_once=True)
         self.displays.clear()
 
-    def _tick(self):
+    def _tick(self) -> None:
         now = time.monotonic()
         for name, display in self.displays.items():
             self._show(name, display)
         if self.cell and self.cell.advise_at and now >= self.cell.advise_at:
             self.cell.advise_at = None
-            self._say(NOT_LISTENING)
+            self._say(self.cell, NOT_LISTENING)
         if self.cell and self.cell.reply:
-            self._finish_cell()
+            self._finish(self.cell)
+
+
+def _is_reply(frames: list[bytes], kind: str, to: str | None = None) -> bool:
+    """Whether a message is evcxr's answer of that kind, if one is given, to the message with that id."""
+    try:
+        header, parent = (json.loads(frames[frames.index(DELIM) + part]) for part in (2, 3))
+        return header["msg_type"] == kind and to in (None, parent["msg_id"])
+    except (ValueError, LookupError, TypeError):
+        return False
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:LONGEST_REASON]
 
 
 @contextlib.contextmanager
-def _survives():
+def _survives() -> Iterator[None]:
     """A fault in what is added here costs that, not the kernel."""
     try:
         yield
@@ -441,14 +456,14 @@ def _survives():
         traceback.print_exc()
 
 
-def _url(connection, channel):
+def _url(connection: dict[str, Any], channel: str) -> str:
     between = ":" if connection["transport"] == "tcp" else "-"
     return f"{connection['transport']}://{connection['ip']}{between}{connection[f'{channel}_port']}"
 
 
-def _received(endpoint):
+def _received(endpoint: zmq.Socket[bytes]) -> list[list[bytes]]:
     """The messages that have arrived, but not those that arrive while they are looked at: others have their turn."""
-    messages = []
+    messages: list[list[bytes]] = []
     with contextlib.suppress(zmq.Again):
         while len(messages) < 100:
             messages.append(endpoint.recv_multipart(zmq.NOBLOCK))

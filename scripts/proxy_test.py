@@ -158,7 +158,7 @@ def test_the_heartbeat_is_an_echo(ends):
             assert beat.poll(1000 * SECONDS) and beat.recv() == text
 
 
-def test_what_is_malformed_or_not_signed_is_neither_passed_nor_answered(ends):
+def test_what_is_malformed_or_not_signed_is_neither_passed_nor_answered(ends, capsys):
     kernel, _, client = ends
     stranger = Session(key=b"another key")
     request = stranger.serialize(stranger.msg("execute_request", {"code": "steal()"}))
@@ -185,6 +185,11 @@ def test_what_is_malformed_or_not_signed_is_neither_passed_nor_answered(ends):
         assert not any(attacker.poll(0) for attacker in attackers)
         for attacker in attackers:
             attacker.close()
+    said = capsys.readouterr().err
+    for channel in ("shell", "control", "stdin"):
+        assert f"proxy: dropped a message on {channel}: ValueError: " in said
+    assert "ValueError: Invalid Signature" in said
+    assert "Traceback" not in said and max(map(len, said.splitlines())) < 300
     client.execute("1")
     assert kernel.run() == "1"
     assert client.get_shell_msg(timeout=SECONDS)["content"]["status"] == "ok"

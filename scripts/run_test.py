@@ -9,9 +9,9 @@ import sys
 import time
 
 import pytest
-from conftest import Kernel
 from kernel_test import IMPORTS, processes
 
+pytestmark = pytest.mark.xdist_group("two kernels")
 PREPARE = IMPORTS + """
 let corpus = Corpus::from_file("../data/five_sentences.txt", Layout::Lines)?.repeat(200)?;
 let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
@@ -24,18 +24,13 @@ let back_end = BackEnd::Engine(EngineConfig { threads: 2, ..EngineConfig::defaul
 STATE = 'println!("{:?} after {} steps", run.progress().state, run.progress().step);'
 
 
-@pytest.fixture(scope="module")
-def kernels():
-    """Two kernels, of which the last test kills one."""
-    kernels = []
-    try:
-        for _ in range(2):
-            kernels.append(Kernel())
-            kernels[-1].expect(PREPARE)
-        yield kernels
-    finally:
-        for kernel in kernels:
-            kernel.end()
+@pytest.fixture
+def kernels(as_new):
+    """Two, of which a test may kill one."""
+    kernels = as_new(2)
+    for kernel in kernels:
+        kernel.expect(PREPARE)
+    return kernels
 
 
 def resume(folder, config="long"):

@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MLM = ROOT / "target/release/mlm"
@@ -64,7 +66,7 @@ COLUMNS = ["experiment", "text", "setting", "seed", "parameters", "epochs", "los
            "neighbours", "floor"]
 
 
-def fetched(name, package, inside):
+def fetched(name: str, package: str, inside: str) -> pathlib.Path:
     """A text of Debian as a file with a sentence a line, in an order drawn once: only whole sentences, none twice."""
     path = WORK / f"{name}.txt"
     if path.exists():
@@ -86,20 +88,21 @@ def fetched(name, package, inside):
     return path
 
 
-def mlm(*arguments):
+def mlm(*arguments: Any) -> dict[str, Any]:
     """The JSON object in the last line of what `mlm` says."""
     done = subprocess.run([MLM, *map(str, arguments), "--json"], cwd=ROOT, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"study: mlm {' '.join(map(str, arguments))}:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    outcome: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return outcome
 
 
-def trained(corpus, out, epochs, seed, options):
+def trained(corpus: pathlib.Path, out: pathlib.Path, epochs: int, seed: Any, options: list[Any]) -> dict[str, Any]:
     shutil.rmtree(out, ignore_errors=True)
     return mlm("train", "--corpus", corpus, "--out", out, "--epochs", epochs, "--seed", seed, *options)
 
 
-def experiments():
+def experiments() -> Iterator[tuple[str, str, pathlib.Path, str, int, list[Any]]]:
     """All that is measured: experiment, text, its file, setting, epochs, options."""
     stories = ROOT / "data/stories.txt"
     texts = {name: (fetched(name, *where), 10, ["--validation", 0.1]) for name, where in STUDIED.items()}
@@ -124,8 +127,8 @@ def experiments():
         yield "sentences", "stories", path, f"{count} sentences", round(30 * 7200 / count), options
 
 
-def study():
-    rows = {}
+def study() -> None:
+    rows: dict[tuple[str, str, str, str], dict[str, Any]] = {}
     if RESULTS.exists():
         with RESULTS.open(newline="") as file:
             rows = {(row["experiment"], row["text"], row["setting"], row["seed"]): row for row in csv.DictReader(file)}
@@ -149,7 +152,7 @@ def study():
                 writer.writerows(rows.values())
 
 
-def pytorch(path, tokenizer, out, epochs, seed):
+def pytorch(path: pathlib.Path, tokenizer: pathlib.Path, out: pathlib.Path, epochs: int, seed: int) -> tuple[int, float]:
     """Trains Hugging Face's BertForMaskedLM, of the size of `mlm train`, with the best settings for weights that start as
     noise, saves it as `mlm eval` reads it, and returns the seconds of its loop."""
     import torch
@@ -200,7 +203,7 @@ def pytorch(path, tokenizer, out, epochs, seed):
     return model.num_parameters(), seconds
 
 
-def compare(epochs=10):
+def compare(epochs: int = 10) -> None:
     """`mlm train` as it is and PyTorch, on 90 % of each text; both are tested on the rest by `mlm eval`."""
     print("text        seed  sentences   mlm_core: loss  seconds  parameters   PyTorch: loss  seconds  parameters   times as fast")
     for name, where in UNSEEN.items():
