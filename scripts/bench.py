@@ -47,8 +47,7 @@ def measure(command: list[Any], threads: int) -> dict[str, Any] | None:
     if done.returncode != 0:
         print(f"bench: {' '.join(map(str, command))} failed:\n{done.stderr[-2000:]}", file=sys.stderr)
         return None
-    outcome: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return outcome
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def steps(size: str) -> int:
@@ -84,14 +83,12 @@ def main() -> None:
         table.writeheader()
         for size, threads, precision in runs(quick):
             print(f"\n{size}, {threads} thread{'s' * (threads > 1)}, {precision}", flush=True)
-            numbers = dict(zip(SIZE, SIZES[size]))
+            numbers = dict(zip(SIZE, SIZES[size], strict=True))
             arguments = [f"--{name.replace('_', '-')}={value}" for name, value in numbers.items()]
             arguments += [f"--steps={steps(size)}", f"--threads={threads}"]
             for name, peer in {ENGINE: None, **peers(quick)}.items():
-                if peer:
-                    command = [sys.executable, ROOT / "scripts/peers.py", *peer]
-                else:
-                    command = [ROOT / "target/release/mlm", "bench", "--json"]
+                ours = [ROOT / "target/release/mlm", "bench", "--json"]
+                command = [sys.executable, ROOT / "scripts/peers.py", *peer] if peer else ours
                 outcome = measure([*command, f"--precision={precision}", *arguments], threads)
                 if outcome is None:
                     continue
@@ -146,7 +143,7 @@ def draw(rows: list[dict[str, Any]]) -> None:
     rows = [row for row in rows if row["size"] in parameters]
     for name in dict.fromkeys(row["peer"] for row in rows):
         points = [(parameters[row["size"]], row["tokens_per_second"]) for row in rows if row["peer"] == name]
-        axes.plot(*zip(*points), label=name, marker="o", linewidth=3 if name == ENGINE else 1.5)
+        axes.plot(*zip(*points, strict=True), label=name, marker="o", linewidth=3 if name == ENGINE else 1.5)
     # What the engine would do if all of its useful operations ran as fast as a large product.
     ceiling = [row["tokens_per_second"] * row["sgemm_gflops"] / row["gflops"] for row in ours]
     axes.plot(parameters.values(), ceiling, "--", color="gray", label="ceiling: a product of 1024³")

@@ -121,7 +121,7 @@ def check_view(page: Page, address: str) -> None:
     page.reload()
     ready(page, VIEW_CELLS[-1])
     play(page, "in the saved notebook")
-    export = [ROOT / ".lab/venv/bin/jupyter-nbconvert", "--to=html", f"--output-dir={PICTURES}", VIEW]
+    export: list[str | pathlib.Path] = [ROOT / ".lab/venv/bin/jupyter-nbconvert", "--to=html", f"--output-dir={PICTURES}", VIEW]
     subprocess.run(export, check=True, capture_output=True)
     page.goto((PICTURES / VIEW.name).with_suffix(".html").as_uri())
     play(page, "in the exported page")
@@ -245,13 +245,15 @@ def jupyterlab() -> Iterator[tuple[str, str]]:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )
     try:
-        for line in lab.stdout:
+        assert lab.stdout  # it was asked for
+        said = iter(lab.stdout)
+        for line in said:
             if found := re.search(r"(http://127\.0\.0\.1:\d+)/lab\S*\?token=(\w+)", line):
                 break
         else:
             sys.exit("browser: JupyterLab has not started")
-        threading.Thread(target=lambda: [None for _ in lab.stdout], daemon=True).start()
-        yield found.groups()
+        threading.Thread(target=lambda: [None for _ in said], daemon=True).start()
+        yield found[1], found[2]
     finally:
         os.killpg(lab.pid, signal.SIGTERM)  # it ends its kernels
         lab.wait()

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from execute import execute
-from jupyter_client import AsyncKernelClient
+from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.manager import KernelManager
+from jupyter_client.provisioning import LocalProvisioner
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A message of Jupyter's protocol.
@@ -24,12 +25,15 @@ class Kernel:
     def __init__(self, root: pathlib.Path = ROOT, **environment: str) -> None:
         self.manager = KernelManager(kernel_name="rust")
         # Another checkout has the same virtual environment, but a launcher of its own.
-        self.manager.kernel_spec.argv[1] = str(root / "scripts/kernel.py")
+        spec = self.manager.kernel_spec
+        assert spec, "run scripts/setup"
+        spec.argv[1] = str(root / "scripts/kernel.py")
         self.manager.start_kernel(cwd=root / "notebooks", env={**os.environ, **environment})
         self.client = self.manager.blocking_client()
         self.client.start_channels()
         try:
             self.client.wait_for_ready(timeout=300)
+            assert isinstance(self.manager.provisioner, LocalProvisioner)
             self.pid = self.manager.provisioner.pid
             (self.folder,) = filter(pathlib.Path.is_dir, (root / ".lab/kernels").glob(f"*-{self.pid}-*"))
         except BaseException:

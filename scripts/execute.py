@@ -41,7 +41,7 @@ class PrintingClient(NotebookClient):
         print(f"[{len(self.seconds):2}] {self.seconds[-1]:6.2f} s  {code[0] if code else ''}", flush=True)
 
     def output(
-        self, outs: list[NotebookNode], msg: dict[str, Any], display_id: str, cell_index: int
+        self, outs: list[NotebookNode], msg: dict[str, Any], display_id: str | None, cell_index: int
     ) -> NotebookNode | None:
         if msg["msg_type"] == "stream":
             print("".join(f"     | {line}\n" for line in msg["content"]["text"].splitlines()), end="", flush=True)
@@ -113,7 +113,8 @@ def main() -> None:
     for path in paths:
         if not path.is_file():
             sys.exit(f"no such notebook: {path}")
-    if not all([execute(path, arguments.write) for path in paths]):
+    ran = [execute(path, arguments.write) for path in paths]
+    if not all(ran):
         sys.exit(1)
 
 

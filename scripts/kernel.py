@@ -173,7 +173,7 @@ def run(connection_file: str) -> NoReturn:
         front = json.loads(pathlib.Path(connection_file).read_text(encoding="utf-8"))
         own_file, back = write_connection_file(str(folder / "connection.json"), key=front["key"].encode())
         # After `:clear` the next process knows no library.
-        proxy = Proxy(front, back, LOAD_LIBRARY + ATTACH)
+        proxy = Proxy(front, {**back}, LOAD_LIBRARY + ATTACH)
         kernel = subprocess.Popen(
             [LAB / "bin/evcxr_jupyter", "--control_file", own_file],
             env={**os.environ, **configure(folder), **proxy.environment()},
@@ -223,7 +223,7 @@ def claim() -> tuple[pathlib.Path, IO[bytes]]:
     while True:
         lock = tempfile.NamedTemporaryFile(dir=KERNELS, prefix=f"{HOST}-{os.getpid()}-", suffix=".lock", delete=False)
         hold(lock)
-        if os.path.exists(lock.name):  # else another kernel has swept it away before it was held
+        if pathlib.Path(lock.name).exists():  # else another kernel has swept it away before it was held
             folder = pathlib.Path(lock.name).with_suffix("")
             folder.mkdir()
             return folder, lock
@@ -245,7 +245,7 @@ def seed(folder: pathlib.Path) -> None:
         return
 
     def copy(source: str, target: str) -> None:
-        if os.path.getsize(source) > 65536 and str(WARM / "target") in source:
+        if pathlib.Path(source).stat().st_size > 65536 and str(WARM / "target") in source:
             try:
                 os.link(source, target)
                 return

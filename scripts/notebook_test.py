@@ -87,7 +87,7 @@ def is_same(line, again, slack=0.02):
     if NUMBER.split(line) != NUMBER.split(again):
         return False
     learned = re.search(r"\d\.\d|%|\be-|recovered", line)
-    pairs = zip(map(float, NUMBER.findall(line)), map(float, NUMBER.findall(again)))
+    pairs = zip(map(float, NUMBER.findall(line)), map(float, NUMBER.findall(again)), strict=True)
     return all(abs(a - b) <= (slack + 0.1 * max(abs(a), abs(b)) if learned else 0) for a, b in pairs)
 
 

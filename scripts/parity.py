@@ -1,5 +1,6 @@
 """Compares models saved by this library and by transformers, each loaded by both; called by scripts/parity."""
 
+import itertools
 import json
 import pathlib
 import random
@@ -22,7 +23,8 @@ WORDS = (
     "плохо И хорошо ελληνικά עברית العربية हिन्दी ไทย 🦊 👩‍👩‍👧 🇩🇪 don't can't U.S.A. 3.14 1,000 x=y+1 #tag @you a_b "
     "[MASK] [UNK] [SEP] [mask] re[MASK]ed [MASK][MASK] ##ing #[MASK]# \t \u00a0 \u3000 \u200b \u200d \ufeff \x00 \x07 \x1b \x7f \ufffd "
     "e\u0301 n\u0303 \u0301 \u1e9b\u0323 ½ Ⅷ ㎏ ａｂｃ － — … “quoted” «so» ¿que? ! ?! -- $5 50% ^ ` ~ | \\ / <b> & ©"
-).split(" ") + ["x" * 99, "x" * 101, "é" * 120, "字" * 40, "a-" * 60, "unbelievably" * 9]
+).split(" ")
+WORDS += ["x" * 99, "x" * 101, "é" * 120, "字" * 40, "a-" * 60, "unbelievably" * 9]
 
 
 def awkward_texts(count: int, rng: random.Random) -> list[str]:
@@ -42,7 +44,7 @@ def ours(directory: pathlib.Path, texts: list[str], scratch: pathlib.Path) -> di
     starts = [0, *out["ends"].tolist()]
     if "top" in out:
         out["top"] = out["top"].long()
-    out["ids"] = [out["ids"][start:end].tolist() for start, end in zip(starts, starts[1:])]
+    out["ids"] = [out["ids"][start:end].tolist() for start, end in itertools.pairwise(starts)]
     return out
 
 
@@ -118,8 +120,8 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     texts = awkward_texts(1000, random.Random(0))
-    with tempfile.TemporaryDirectory() as scratch:
-        scratch = pathlib.Path(scratch)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = pathlib.Path(folder)
         subprocess.run([PARITY, "save", scratch / "ours"], check=True)
         tokenizer, model = load_theirs(scratch / "ours", transformers.AutoModelForMaskedLM)
         compare("saved by us", ours(scratch / "ours", texts, scratch), theirs(tokenizer, model, texts))

@@ -11,7 +11,7 @@ import zmq
 from jupyter_client import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
 from jupyter_client.session import Session
-from proxy import ENDED, LONGEST_LINE, NOT_LISTENING, PAUSE, PATIENCE, Proxy
+from proxy import ENDED, LONGEST_LINE, NOT_LISTENING, PATIENCE, PAUSE, Proxy
 
 SECONDS = 10  # after which a message is missing
 
@@ -138,7 +138,7 @@ def test_messages_pass_in_both_directions(ends):
     kernel.publish(message, "execute_result", data={"text/plain": "2"}, metadata={}, execution_count=2)
     kernel.answer(message, status="ok", execution_count=2)
     kernel.publish(message, "status", execution_state="idle")
-    result, idle = of_cell(client)
+    result, _ = of_cell(client)
     assert result["content"]["data"] == {"text/plain": "2"} and result["parent_header"]["msg_id"] == cell
     assert client.get_shell_msg(timeout=SECONDS)["content"] == {"status": "ok", "execution_count": 2}
     # While a cell runs, what is no cell need not wait for it.
@@ -222,7 +222,7 @@ def test_a_failed_cell_is_an_error_and_those_that_wait_are_not_run(ends):
     assert (content["status"], content["execution_count"]) == ("error", 2)
     assert content["traceback"] == ["no such file", "have a look", "without end: "]
     assert content["evalue"] == "no such file\nhave a look\nwithout end:"
-    *streams, idle = of_cell(client)
+    *streams, _ = of_cell(client)
     said = "".join(stream["content"]["text"] for stream in streams)
     assert said == "no such file\nhave a look\nwithout end: the last line\n"
     for cell in waiting:
@@ -327,7 +327,7 @@ def test_a_display_says_when_its_process_has_ended(ends):
     kernel.take()
     for name, lost in (("7-1", "Run::resume(\"a<b\")"), ("7-2", None)):
         library.say(display=name, data={"text/html": "<b>figure</b>", "text/plain": "figure"}, new=True, lost=lost)
-        (shown,) = published(client, "display_data")
+        published(client, "display_data")
     library.socket.close()
     library.lines.close()
     (update,) = published(client, "update_display_data")[-1:]

@@ -68,7 +68,7 @@ def test_the_same_cell_again_leaves_one_run(kernels, tmp_path):
 
 
 def test_kernels_have_a_run_each_and_do_not_share_one(kernels, tmp_path):
-    for kernel, folder in zip(kernels, ["one", "other"]):
+    for kernel, folder in zip(kernels, ["one", "other"], strict=True):
         kernel.expect(resume(tmp_path / folder))
     succeeded, shown = kernels[0].run(resume(tmp_path / "other").replace("let run", "let refused"))
     assert not succeeded and "one with a process at it" in shown
@@ -107,7 +107,7 @@ def test_a_live_figure_changes_while_later_cells_run(kernels, tmp_path):
     last = follow(kernel, 'run.live("the [MASK] is a lie")?;', until="finished")[-1]
     assert "cake" in last["content"]["data"]["text/html"]
     # It shows what has ended, too, and moves in one place.
-    (only,) = follow(kernel, 'run.live("the [MASK] is a lie")?;', until="finished")
+    (_,) = follow(kernel, 'run.live("the [MASK] is a lie")?;', until="finished")
     kernel.expect(resume(tmp_path / "long"))
     for _ in range(5):
         kernel.expect('run.live("the [MASK] is a lie")?;')
@@ -163,4 +163,4 @@ def test_a_killed_kernel_costs_nothing_but_time(kernels, tmp_path):
     assert "finished" in kernel.expect("run.wait()?;")
     for file in ["model.safetensors", "config.json", "tokenizer.json"]:
         assert (whole / file).read_bytes() == (killed / file).read_bytes()
-    assert sorted(os.listdir(whole)) == sorted(os.listdir(killed))
+    assert {path.name for path in whole.iterdir()} == {path.name for path in killed.iterdir()}

@@ -101,7 +101,7 @@ def test_help_is_an_answer():
 
 
 def test_a_second_set_up_waits_for_the_first():
-    with open(launcher.LAB / "setup.lock", "w") as lock:
+    with (launcher.LAB / "setup.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         second = subprocess.Popen([SCRIPTS / "setup", "--cold"], stdout=subprocess.PIPE, text=True)
         assert "waiting for another set-up" in second.stdout.readline()

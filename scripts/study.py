@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import itertools
 import json
 import pathlib
 import random
@@ -35,7 +36,7 @@ STORIES = [*GRAMMAR, "--d-ff", 128]
 # PyTorch's AdamW and initial weights that are noise.
 NOISE = ["--init", "noise", "--beta2", 0.999, "--weight-decay", 0.01, "--batch-size", 32]
 # The defaults, and what becomes of them with one thing changed.
-SETTINGS = {
+SETTINGS: dict[str, list[Any]] = {
     "recipe": [],
     "as BERT": [*NOISE, "--init-range", 0.02, "--mask-rate", 0.15, "--lr", 3e-3],
     "best of noise": [*NOISE, "--init-range", 0.05, "--mask-rate", 0.4, "--lr", 5e-3],
@@ -93,8 +94,7 @@ def mlm(*arguments: Any) -> dict[str, Any]:
     done = subprocess.run([MLM, *map(str, arguments), "--json"], cwd=ROOT, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"study: mlm {' '.join(map(str, arguments))}:\n{done.stderr}")
-    outcome: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return outcome
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def trained(corpus: pathlib.Path, out: pathlib.Path, epochs: int, seed: Any, options: list[Any]) -> dict[str, Any]:
@@ -105,6 +105,7 @@ def trained(corpus: pathlib.Path, out: pathlib.Path, epochs: int, seed: Any, opt
 def experiments() -> Iterator[tuple[str, str, pathlib.Path, str, int, list[Any]]]:
     """All that is measured: experiment, text, its file, setting, epochs, options."""
     stories = ROOT / "data/stories.txt"
+    texts: dict[str, tuple[pathlib.Path, int, list[Any]]]
     texts = {name: (fetched(name, *where), 10, ["--validation", 0.1]) for name, where in STUDIED.items()}
     texts["stories"] = (stories, 20, [*STORIES, "--validation", 0.1])
     for setting, options in SETTINGS.items():
@@ -169,7 +170,7 @@ def pytorch(path: pathlib.Path, tokenizer: pathlib.Path, out: pathlib.Path, epoc
         ids = vocabulary.encode(line, add_special_tokens=False).ids
         parts = -(-len(ids) // (max_len - 2))
         cuts = [len(ids) * part // parts for part in range(parts + 1)]
-        sequences += [torch.tensor([cls, *ids[start:end], sep]) for start, end in zip(cuts, cuts[1:])]
+        sequences += [torch.tensor([cls, *ids[start:end], sep]) for start, end in itertools.pairwise(cuts)]
     config = transformers.BertConfig(
         vocab_size=size, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256,
         max_position_embeddings=max_len, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.05,
@@ -211,7 +212,7 @@ def compare(epochs: int = 10) -> None:
         held_back = len(lines) // 10
         parts = {"test": lines[:held_back], "train": lines[held_back:]}
         test, train = (WORK / f"{name}-{part}.txt" for part in parts)
-        for path, part in zip([test, train], parts.values()):
+        for path, part in zip([test, train], parts.values(), strict=True):
             path.write_text("".join(part), encoding="utf-8")
         for seed in SEEDS:
             ours, theirs = WORK / "ours", WORK / "theirs"
