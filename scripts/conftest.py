@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from execute import execute
 from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.manager import KernelManager
 from jupyter_client.provisioning import LocalProvisioner
+
+from execute import execute
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A message of Jupyter's protocol.

@@ -27,6 +27,7 @@ import time
 from typing import IO, Any, NoReturn
 
 from jupyter_client.connect import write_connection_file
+
 from proxy import Proxy
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import time
 
-import kernel as launcher
 import nbformat
 import psutil
 import pytest
+
+import kernel as launcher
 from conftest import ROOT, Kernel
 from execute import EXECUTED
 from proxy import ENDED, NOT_LISTENING

@@ -11,6 +11,7 @@ import zmq
 from jupyter_client import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
 from jupyter_client.session import Session
+
 from proxy import ENDED, LONGEST_LINE, NOT_LISTENING, PATIENCE, PAUSE, Proxy
 
 SECONDS = 10  # after which a message is missing

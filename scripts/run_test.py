@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+
 from kernel_test import IMPORTS, processes
 
 pytestmark = pytest.mark.xdist_group("two kernels")

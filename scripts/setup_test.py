@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 
+import pytest
+from jupyter_client.connect import write_connection_file
+
 import execute
 import kernel as launcher
-import pytest
 from conftest import ROOT
-from jupyter_client.connect import write_connection_file
 from kernel_test import SCRIPTS, processes, within_seconds
 
 
