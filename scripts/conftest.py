@@ -1,6 +1,7 @@
 """Rust kernels for the tests, started as Jupyter starts them."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ from jupyter_client.provisioning import LocalProvisioner
 from execute import execute
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+WARM = ROOT / ".lab/warm"
 # A message of Jupyter's protocol.
 Message = dict[str, Any]
 
@@ -128,8 +130,20 @@ def start_kernel() -> Iterator[Callable[..., Kernel]]:
         kernel.end()  # again, where the test has ended it
 
 
+def digest(folder: pathlib.Path) -> dict[pathlib.Path, str]:
+    """The content of all files below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
 @pytest.fixture(scope="session")
-def started() -> Iterator[list[Kernel]]:
+def warm() -> dict[pathlib.Path, str]:
+    """What the folder that kernels start from was like before the first one did."""
+    return digest(WARM)
+
+
+@pytest.fixture(scope="session")
+def started(warm: dict[pathlib.Path, str]) -> Iterator[list[Kernel]]:
     """The kernels that all tests of a process share."""
     kernels: list[Kernel] = []
     yield kernels
@@ -146,7 +160,7 @@ def as_new(started: list[Kernel]) -> Callable[[int], list[Kernel]]:
             started.remove(kernel)
             kernel.end()
         while len(started) < count:
-            started.append(Kernel())
+            started.append(Kernel(CARGO_HTTP_PROXY="127.0.0.1:9"))  # where nobody listens: no test needs a network
         for kernel in started[:count]:
             kernel.clear()
         return started[:count]

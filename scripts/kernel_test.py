@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -16,20 +15,13 @@ import psutil
 import pytest
 
 import kernel as launcher
-from conftest import ROOT, Kernel
+from conftest import ROOT, WARM, digest
 from execute import EXECUTED
 from proxy import ENDED, NOT_LISTENING
 
 SCRIPTS = ROOT / "scripts"
-WARM = ROOT / ".lab/warm"
 IMPORTS = ':dep mlm_core = { path = "../mlm_core" }\nuse mlm_core::*;\nuse mlm_core::candle_core::Var;'
 FAILURES = ["Corpus::from_lines([] as [&str; 0])?;", 'panic!("on purpose");']
-
-
-def digest(folder):
-    """The content of all files below a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def versions(folder):
@@ -59,7 +51,7 @@ def within_seconds(seconds, condition):
 
 @contextlib.contextmanager
 def busy_cores():
-    spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())]
+    spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count())]
     try:
         yield
     finally:
@@ -178,26 +170,7 @@ def test_the_stop_button_ends_a_call_of_the_library_and_keeps_the_variables(kern
     assert "Training" in kernel.expect('println!("{:?}", run.progress().state); drop(run);')
 
 
-@pytest.fixture(scope="module")
-def offline():
-    """A kernel of its own that has no network, for tests after which others may not want it; and what the folder was like
-    that kernels start from."""
-    before = digest(WARM)
-    kernel = Kernel(CARGO_HTTP_PROXY="127.0.0.1:9")  # where nobody listens
-    yield kernel, before
-    kernel.end()
-
-
-@pytest.mark.xdist_group("offline")
-def test_a_kernel_works_without_a_network(offline):
-    kernel, _ = offline
-    kernel.expect(IMPORTS)
-    assert "[2]" in kernel.expect('println!("[{}]", Corpus::from_lines(["a", "b"])?.len());')
-
-
-@pytest.mark.xdist_group("offline")
-def test_the_stop_button_kills_what_does_not_hear_it_when_pressed_again(offline):
-    kernel, _ = offline
+def test_the_stop_button_kills_what_does_not_hear_it_when_pressed_again(kernel):
     kernel.expect(IMPORTS)
     with kernel.stop_pressed_after(1), kernel.stop_pressed_after(5):
         succeeded, shown = kernel.run("loop {}")
@@ -208,33 +181,6 @@ def test_the_stop_button_kills_what_does_not_hear_it_when_pressed_again(offline)
         succeeded, shown = kernel.run("Tokenizer::train(&lines, 1000, true)?;")
     assert not succeeded and "interrupted by the stop button" in shown
     assert "[20000000]" in kernel.expect('println!("[{}]", lines.len());')
-
-
-@pytest.mark.xdist_group("offline")
-def test_two_kernels_run_at_once_each_in_a_folder_of_its_own(kernel, offline):
-    first, (second, _) = kernel, offline
-    assert first.folder != second.folder
-    for each in (first, second):
-        each.expect(IMPORTS)
-    first.expect("let mine = 1u32;")
-    second.expect("let mine = 2u32;")
-    assert "mine is 1" in first.expect('println!("mine is {mine}");')
-    assert "mine is 2" in second.expect('println!("mine is {mine}");')
-    assert versions(second.folder) - versions(ROOT) == {("ctx", "1.0.0")}
-
-
-@pytest.mark.xdist_group("offline")
-def test_a_busy_kernel_leaves_nothing_behind(offline):
-    kernel, warm = offline
-    group = processes(kernel.pid)
-    (cells,) = [pid for pid, parent, _ in group if parent in {child for child, of, _ in group if of == kernel.pid}]
-    used = lambda: sum(seconds for pid, _, seconds in processes(kernel.pid) if pid == cells)
-    before = used()
-    kernel.client.execute("loop {}")
-    assert within_seconds(60, lambda: used() >= before + 2), "the process that runs the cells is busy"
-    kernel.end()
-    assert within_seconds(20, lambda: not kernel.folder.exists() and processes(kernel.pid) == [])
-    assert digest(WARM) == warm, "a kernel has changed the folder that the others start from"
 
 
 ENGINE = """\
@@ -268,6 +214,33 @@ def test_an_engine_goes_on_after_a_panic_and_in_two_kernels_at_once(as_new):
     with concurrent.futures.ThreadPoolExecutor() as pool:
         first, second = pool.map(lambda kernel: kernel.expect(TRAIN), kernels)
     assert first == second and "loss 0." in first
+
+
+@pytest.mark.xdist_group("two kernels")
+def test_two_kernels_run_at_once_each_in_a_folder_of_its_own(as_new):
+    first, second = as_new(2)
+    assert first.folder != second.folder
+    for each in (first, second):
+        each.expect(IMPORTS)
+    first.expect("let mine = 1u32;")
+    second.expect("let mine = 2u32;")
+    assert "mine is 1" in first.expect('println!("mine is {mine}");')
+    assert "mine is 2" in second.expect('println!("mine is {mine}");')
+    assert versions(second.folder) - versions(ROOT) == {("ctx", "1.0.0")}
+
+
+@pytest.mark.xdist_group("two kernels")
+def test_a_busy_kernel_leaves_nothing_behind(as_new, warm):
+    _, kernel = as_new(2)
+    group = processes(kernel.pid)
+    (cells,) = [pid for pid, parent, _ in group if parent in {child for child, of, _ in group if of == kernel.pid}]
+    used = lambda: sum(seconds for pid, _, seconds in processes(kernel.pid) if pid == cells)
+    before = used()
+    kernel.client.execute("loop {}")
+    assert within_seconds(60, lambda: used() >= before + 2), "the process that runs the cells is busy"
+    kernel.end()
+    assert within_seconds(20, lambda: not kernel.folder.exists() and processes(kernel.pid) == [])
+    assert digest(WARM) == warm, "a kernel has changed the folder that the others start from"
 
 
 STUB = """\

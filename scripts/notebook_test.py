@@ -31,12 +31,9 @@ TIME = re.compile(r"[\d.]+(?:[mµ]?s\b| times)")
 
 
 def of(*paths):
-    """A test of notebooks. Those of one notebook are run in one process, one after the other; that of speed, alone."""
-
-    def marks(path):
-        return [pytest.mark.xdist_group(path.stem), *([pytest.mark.alone] if path == LAB_11 else [])]
-
-    return pytest.mark.parametrize("path", [pytest.param(path, marks=marks(path), id=path.stem) for path in paths])
+    """A test of notebooks. Those of one notebook are run in one process, one after the other."""
+    group = pytest.mark.xdist_group
+    return pytest.mark.parametrize("path", [pytest.param(path, marks=group(path.stem), id=path.stem) for path in paths])
 
 
 @pytest.fixture(scope="module")
