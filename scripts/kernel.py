@@ -174,7 +174,7 @@ def run(connection_file: str) -> NoReturn:
         front = json.loads(pathlib.Path(connection_file).read_text(encoding="utf-8"))
         own_file, back = write_connection_file(str(folder / "connection.json"), key=front["key"].encode())
         # After `:clear` the next process knows no library.
-        proxy = Proxy(front, {**back}, LOAD_LIBRARY + ATTACH)
+        proxy = Proxy(front, back, LOAD_LIBRARY + ATTACH)
         kernel = subprocess.Popen(
             [LAB / "bin/evcxr_jupyter", "--control_file", own_file],
             env={**os.environ, **configure(folder), **proxy.environment()},

@@ -51,7 +51,7 @@ def within_seconds(seconds, condition):
 
 @contextlib.contextmanager
 def busy_cores():
-    spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count())]
+    spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())]
     try:
         yield
     finally:
@@ -90,7 +90,7 @@ def test_after_clear_failed_cells_are_seen_to_fail(kernel):
     succeeded, shown = kernel.run('panic!("on purpose");')
     assert not succeeded and "on purpose" in shown
     kernel.expect(IMPORTS)
-    kernel.expect('let lines = Corpus::from_lines(["a"])?.repeat(20_000_000)?;')
+    kernel.expect("let lines = [1u8];")
     kernel.clear()
     succeeded, shown = kernel.run('println!("{}", lines.len());')
     assert not succeeded and "cannot find value `lines`" in shown

@@ -30,7 +30,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import zmq
@@ -161,7 +161,7 @@ class Library:
 
 
 class Proxy:
-    def __init__(self, front: dict[str, Any], back: dict[str, Any], attach: str) -> None:
+    def __init__(self, front: Mapping[str, Any], back: Mapping[str, Any], attach: str) -> None:
         """Takes the contents of two connection files: Jupyter's, whose ports it serves, and evcxr's; and the code by which the
         library connects."""
         self.attach = attach
@@ -435,7 +435,7 @@ class Proxy:
 
 
 def _is_reply(frames: list[bytes], kind: str, to: str | None = None) -> bool:
-    """Whether a message is evcxr's answer of that kind, if one is given, to the message with that id."""
+    """Whether a message of evcxr's is an answer of that kind; and if an id is given, to the message that has it."""
     try:
         header, parent = (json.loads(frames[frames.index(DELIM) + part]) for part in (2, 3))
         return header["msg_type"] == kind and to in (None, parent["msg_id"])
@@ -456,7 +456,7 @@ def _survives() -> Iterator[None]:
         traceback.print_exc()
 
 
-def _url(connection: dict[str, Any], channel: str) -> str:
+def _url(connection: Mapping[str, Any], channel: str) -> str:
     between = ":" if connection["transport"] == "tcp" else "-"
     return f"{connection['transport']}://{connection['ip']}{between}{connection[f'{channel}_port']}"
 

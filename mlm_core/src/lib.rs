@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! text       corpus, notation -> grammar -> tokenizer -> windows -> masking -> batch
-//! model      config, names -> params -> tensors (files) -> pretrained (Hugging Face directories) -> encoder (what a back end can do) -> reference (the back end in candle)
+//! model      config, names -> params -> tensors, pretrained (files) -> encoder (what a back end can do) -> reference (in candle)
 //! engine     the back end by hand: one operation a file
 //! analysis   predictor -> counts, inside -> floor -> evaluate, predict -> baselines
 //! training   optimizer, history -> checkpoint -> run (a training without a notebook) -> background (while a notebook goes on)

@@ -109,9 +109,13 @@ impl TensorFile {
     /// # Errors
     /// When there is no such tensor, or it has other numbers than f32.
     pub(crate) fn count(&self, name: &str) -> Result<usize> {
+        Ok(self.info(name)?.shape.iter().product())
+    }
+
+    fn info(&self, name: &str) -> Result<&TensorInfo> {
         let info = self.header.info(name).ok_or_else(|| self.wrong(name, "no such tensor"))?;
         match info.dtype {
-            Dtype::F32 => Ok(info.shape.iter().product()),
+            Dtype::F32 => Ok(info),
             other => Err(self.wrong(name, format!("numbers in {other:?}"))),
         }
     }
@@ -121,8 +125,7 @@ impl TensorFile {
     /// # Errors
     /// As [`Self::count`]; when the file cannot be read.
     pub(crate) fn numbers(&mut self, name: &str, mut watch: impl FnMut(&[u8])) -> Result<Vec<f32>> {
-        let count = self.count(name)?;
-        let offset = self.header.info(name).map_or(0, |info| info.data_offsets.0) as u64;
+        let (count, offset) = (self.count(name)?, self.info(name)?.data_offsets.0 as u64);
         let mut read = || -> io::Result<Vec<f32>> {
             self.file.seek(SeekFrom::Start(self.start + offset))?;
             let mut numbers = Vec::with_capacity(count);
