@@ -1,5 +1,7 @@
 //! The program `mlm` as its users start it.
 
+mod command;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -12,8 +14,12 @@ use mlm_core::rand::{Rng, SeedableRng};
 use mlm_core::*;
 use serde_json::Value;
 
+fn program() -> Command {
+    command::command(env!("CARGO_BIN_EXE_mlm"))
+}
+
 fn mlm(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_mlm")).args(arguments).output().unwrap()
+    program().args(arguments).output().unwrap()
 }
 
 /// Standard output as text, and its last line as JSON.
@@ -29,7 +35,7 @@ fn stderr(output: &Output) -> String {
 
 /// A training of 200 small steps into a folder, which writes a checkpoint after each of them.
 fn train(out: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mlm"));
+    let mut command = program();
     command.args(["train", "--corpus", concat!(env!("CARGO_MANIFEST_DIR"), "/../data/five_sentences.txt"), "--out"]);
     command.arg(out).args(["--repeat", "100", "--validation", "0.2", "--d-model", "8", "--d-ff", "16", "--heads", "2"]);
     command.args([
@@ -171,7 +177,7 @@ fn who_stops_reading_ends_neither_a_training_nor_the_program() {
     assert_eq!(training.wait().unwrap().code(), Some(0));
     assert!(weights(&unread) == weights(&whole));
 
-    let mut stories = Command::new(env!("CARGO_BIN_EXE_mlm"));
+    let mut stories = program();
     stories.args(["stories", "--grammar", concat!(env!("CARGO_MANIFEST_DIR"), "/../data/stories.grammar")]);
     let mut stories = stories.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(stories.stdout.take());
@@ -213,7 +219,7 @@ fn the_lab_from_a_terminal() {
     let said = |output: &Output| String::from_utf8(output.stdout.clone()).unwrap();
     let filled = mlm(&["fill-mask", "--model", out, texts[0], texts[1]]);
     assert!(said(&filled).contains("the quick brown fox jumps over the lazy dog\n  [MASK]  fox "), "{filled:?}");
-    let mut piped = Command::new(env!("CARGO_BIN_EXE_mlm"));
+    let mut piped = program();
     piped.args(["fill-mask", "--model", out, "--top-k", "3", "--json"]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut piped = piped.spawn().unwrap();
     piped.stdin.take().unwrap().write_all(texts.join("\n\n").as_bytes()).unwrap();

@@ -36,6 +36,11 @@ pub(crate) fn post(from: &[f32], to: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::UnsafeCell;
+    use std::hint;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -51,5 +56,54 @@ mod tests {
                 }
             }
         }
+    }
+    /// Numbers that two threads take turns with.
+    #[repr(align(64))]
+    struct Letter(UnsafeCell<[f32; 20]>);
+
+    // SAFETY: the test below writes and reads them in turns, and its atomics say whose turn it is.
+    #[allow(unsafe_code)]
+    unsafe impl Sync for Letter {}
+
+    impl Letter {
+        fn numbers(&self) -> *mut [f32; 20] {
+            self.0.get()
+        }
+    }
+
+    /// Instructions that lock something wait for all stores before them; the reader here is told by one that does not.
+    #[test]
+    #[allow(unsafe_code)]
+    fn who_sees_a_later_store_sees_all_numbers() {
+        const ROUNDS: usize = 20_000;
+        let letter = Letter(UnsafeCell::new([0.0; 20]));
+        let (posted, read) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let wait = |count: &AtomicUsize, round: usize| {
+            let mut looks = 0;
+            while count.load(Ordering::Acquire) < round {
+                looks += 1;
+                if looks % 1000 == 0 { thread::yield_now() } else { hint::spin_loop() }
+            }
+        };
+        thread::scope(|threads| {
+            threads.spawn(|| {
+                for round in 1..=ROUNDS {
+                    // SAFETY: the reader has read the round before, and waits for this one.
+                    let numbers = unsafe { &mut *letter.numbers() };
+                    post(&[round as f32; 20], numbers);
+                    posted.store(round, Ordering::Release);
+                    wait(&read, round);
+                }
+            });
+            let mut late = 0;
+            for round in 1..=ROUNDS {
+                wait(&posted, round);
+                // SAFETY: the writer waits until it is told that they are read.
+                let numbers = unsafe { &*letter.numbers() };
+                late += numbers.iter().filter(|&&number| number != round as f32).count();
+                read.store(round, Ordering::Release);
+            }
+            assert_eq!(late, 0, "numbers that came later than the word that they are there");
+        });
     }
 }

@@ -346,15 +346,18 @@ mod tests {
 
     /// The widest vectors of the machine, narrower ones, and none.
     fn paths() -> Vec<fn(Product<'_>)> {
-        let mut paths: Vec<fn(Product<'_>)> =
-            vec![|product| arch().dispatch(product), |product| pulp::Scalar128b.vectorize(product), |product| {
-                pulp::Scalar.vectorize(product)
-            }];
+        let paths: [fn(Product<'_>); 3] = [
+            |product| arch().dispatch(product),
+            |product| pulp::Scalar128b.vectorize(product),
+            |product| pulp::Scalar.vectorize(product),
+        ];
         #[cfg(target_arch = "x86_64")]
         if pulp::x86::V3::try_new().is_some() {
-            paths.push(|product| Simd::vectorize(pulp::x86::V3::try_new().expect("there a line above"), product));
+            let narrower: fn(Product<'_>) =
+                |product| Simd::vectorize(pulp::x86::V3::try_new().expect("there a line above"), product);
+            return paths.into_iter().chain([narrower]).collect();
         }
-        paths
+        paths.into()
     }
 
     /// Every height of a tile, panels that are not full, more rows and products than are taken at once, each way to lie in

@@ -2,6 +2,8 @@
 
 mod background;
 mod batch;
+#[path = "../command/mod.rs"]
+mod command;
 mod corpus;
 mod engine;
 mod figures;

@@ -1,11 +1,11 @@
 //! Text to ids and back; the same vocabulary each time; files of others.
 
 use std::fs;
-use std::process::Command;
 
 use mlm_core::{Corpus, SPECIAL_TOKENS, Tokenizer};
 use proptest::prelude::*;
 
+use crate::command::command;
 use crate::{assert_says, five_sentences, message, pieces};
 
 #[test]
@@ -46,7 +46,7 @@ fn the_same_corpus_gives_the_same_ids_in_every_process() {
         return;
     }
     let test = "tokenizer::the_same_corpus_gives_the_same_ids_in_every_process";
-    let output = Command::new(std::env::current_exe().unwrap())
+    let output = command(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(CHILD, "1")
         .output()
