@@ -142,7 +142,7 @@ let masker = Masker::new(&tokenizer, Masking::default())?;
 let batches = DataLoader::new(train.clone(), 8)?.fixed(&masker, &mut StdRng::seed_from_u64(0))?;
 let many = vec![batches[0].clone(); 200_000];
 let mut engine = Engine::new(&Params::init(&model, &mut StdRng::seed_from_u64(0))?)?;
-let texts = Texts { tokenizer: tokenizer.clone(), train, validation: Vec::new(), grammar: None };
+let texts = Texts { tokenizer: tokenizer.clone(), train, validation: Sequences::default(), grammar: None };
 let config = TrainingConfig { epochs: 100_000, ..TrainingConfig::default() };
 """
 # And what they say of how far they are.

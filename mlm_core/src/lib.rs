@@ -4,7 +4,7 @@
 //! The folders follow the way of the data; a file uses only files of its own folder and of those before it:
 //!
 //! ```text
-//! text       corpus, notation -> grammar -> tokenizer -> windows -> masking -> batch
+//! text       corpus, notation -> grammar -> tokenizer -> sequences, windows -> masking -> batch
 //! model      config, names -> params -> tensors, pretrained (files) -> encoder (what a back end can do) -> reference (in candle)
 //! engine     the back end by hand: one operation a file
 //! analysis   predictor -> counts, inside -> floor -> evaluate, predict -> baselines
@@ -16,7 +16,7 @@
 //!
 //! | step | types and functions |
 //! | --- | --- |
-//! | text | [`Corpus`], [`Grammar`], [`Tokenizer`] |
+//! | text | [`Corpus`], [`Grammar`], [`Tokenizer`], [`Sequences`] |
 //! | the task | [`Masking`], [`Masker`], [`Batch`], [`DataLoader`] |
 //! | the model | [`ModelConfig`], [`Params`], [`Encoder`]: [`Reference`] or [`Engine`], [`Mode`], [`pick_device`] |
 //! | in and out | `save_pretrained`, `from_pretrained` of [`Params`] and [`Tokenizer`]; `save`, `load` of [`History`] |
@@ -111,13 +111,15 @@ pub use text::batch::{Batch, DataLoader, Epoch, IGNORED_LABEL, PaddedBatch};
 pub use text::corpus::{Corpus, Layout};
 pub use text::grammar::Grammar;
 pub use text::masking::{MaskedTokens, Masker, Masking, Treatment};
+pub use text::sequences::Sequences;
 pub use text::tokenizer::{SPECIAL_TOKENS, SpecialIds, Tokenizer};
 pub use text::windows::EncodedCorpus;
 pub use training::background::Run;
 pub use training::history::{EpochRecord, History};
 pub use training::optimizer::{AdamW, AdamWConfig, Schedule};
 pub use training::progress::{RunProgress, RunState};
-pub use training::run::{BackEnd, Texts, Training, TrainingConfig, TrainingStep};
+pub use training::run::{BackEnd, Training, TrainingConfig, TrainingStep};
+pub use training::texts::Texts;
 pub use vectors::Vectors;
 
 pub use candle_core;

@@ -86,7 +86,7 @@ fn to_save_and_to_load_a_training_takes_at_most_1_3_times_its_file() {
     let corpus = Corpus::from_lines(["the cake is a lie", "to be or not to be"]).unwrap();
     let tokenizer = Tokenizer::train(&corpus, 100, true).unwrap();
     let train = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences;
-    let texts = Texts { tokenizer, train, validation: Vec::new(), grammar: None };
+    let texts = Texts { tokenizer, train, validation: Sequences::default(), grammar: None };
     let model = ModelConfig { d_model: 128, ..ModelConfig::new(8000) };
     let (config, threads) = (TrainingConfig::default(), EngineConfig { threads: 1, ..EngineConfig::default() });
     let back_end = BackEnd::Engine(threads);
@@ -109,4 +109,22 @@ fn to_save_and_to_load_a_training_takes_at_most_1_3_times_its_file() {
     assert_eq!(resumed.unwrap().step_number(), 1);
     let to_load = (all - parts) as f64;
     assert!(to_load < 1.3 * file, "{to_load} bytes to load a file of {file}");
+}
+
+#[test]
+fn a_training_reads_the_texts_that_it_is_given_and_no_copy() {
+    let _counting = COUNTING.lock();
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = Corpus::from_lines(["the cake is a lie", "to be or not to be"]).unwrap();
+    let tokenizer = Tokenizer::train(&corpus, 100, true).unwrap();
+    let sentence: Vec<u32> = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences[0].repeat(4);
+    let train: Sequences = vec![sentence; 50_000].into();
+    let ids: usize = train.iter().map(|ids| size_of_val(ids.as_slice())).sum();
+    let model = ModelConfig { d_model: 8, d_ff: 8, heads: 1, layers: 1, ..ModelConfig::new(tokenizer.vocab()) };
+    let texts = Texts { tokenizer, train, validation: Sequences::default(), grammar: None };
+    let back_end = BackEnd::Engine(EngineConfig { threads: 1, ..EngineConfig::default() });
+    let (training, bytes) =
+        taken(|| Training::start(folder.path().join("run"), &texts, &model, &TrainingConfig::default(), &back_end));
+    training.unwrap();
+    assert!(bytes < ids / 5, "{bytes} bytes for a training on {ids} bytes of ids");
 }

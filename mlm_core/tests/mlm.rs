@@ -197,7 +197,7 @@ fn without_options_the_program_trains_as_the_library_does() {
     let tokenizer = Tokenizer::from_pretrained(&out).unwrap();
     let model = ModelConfig { initializer_range: 0.05, ..ModelConfig::new(tokenizer.vocab()) };
     let train = tokenizer.encode_corpus(&corpus, model.max_len).unwrap().sequences;
-    let texts = Texts { tokenizer, train, validation: Vec::new(), grammar: None };
+    let texts = Texts { tokenizer, train, validation: Sequences::default(), grammar: None };
     let (config, engine) = (TrainingConfig::default(), BackEnd::Engine(EngineConfig::default()));
     let training = Training::resume(&out, &texts, &model, &config, &engine).unwrap();
     assert!(training.is_finished());

@@ -9,6 +9,7 @@ use rand::seq::SliceRandom;
 
 use crate::error::{Error, Result};
 use crate::text::masking::{MaskedTokens, Masker, Treatment};
+use crate::text::sequences::Sequences;
 
 /// The label of a position that is not to be recovered, as in PyTorch's `cross_entropy`.
 pub const IGNORED_LABEL: i64 = -100;
@@ -263,14 +264,15 @@ fn put_end_to_end<'a>(sequences: impl IntoIterator<Item = &'a [u32]>, tokens: &m
 /// ```
 #[derive(Clone, Debug)]
 pub struct DataLoader {
-    sequences: Vec<Vec<u32>>,
+    sequences: Sequences,
     batch_size: usize,
 }
 
 impl DataLoader {
     /// # Errors
     /// When there is no sequence, or the batch size is 0.
-    pub fn new(sequences: Vec<Vec<u32>>, batch_size: usize) -> Result<Self> {
+    pub fn new(sequences: impl Into<Sequences>, batch_size: usize) -> Result<Self> {
+        let sequences = sequences.into();
         if sequences.is_empty() {
             return Err(Error::argument("sequences", "at least one", 0));
         }

@@ -5,6 +5,8 @@ pub(crate) mod notation;
 
 pub(crate) mod grammar;
 pub(crate) mod tokenizer;
+
+pub(crate) mod sequences;
 pub(crate) mod windows;
 
 pub(crate) mod masking;

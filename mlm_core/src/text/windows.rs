@@ -3,13 +3,14 @@
 
 use crate::error::{Error, Result};
 use crate::text::corpus::Corpus;
+use crate::text::sequences::Sequences;
 use crate::text::tokenizer::Tokenizer;
 
 /// A corpus as token ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedCorpus {
     /// `[CLS]`, tokens, `[SEP]`: one for each sentence, or several where a sentence is too long.
-    pub sequences: Vec<Vec<u32>>,
+    pub sequences: Sequences,
     /// How many sentences are spread over several sequences.
     pub cut: usize,
     /// How many sequences were left out because nothing in them can be masked: the vocabulary spells no word of theirs.
@@ -52,7 +53,7 @@ impl Tokenizer {
     /// # Errors
     /// When `max_len` leaves no room for a token between `[CLS]` and `[SEP]`.
     pub fn encode_corpus(&self, corpus: &Corpus, max_len: usize) -> Result<EncodedCorpus> {
-        let mut encoded = EncodedCorpus { sequences: Vec::with_capacity(corpus.len()), cut: 0, skipped: 0 };
+        let mut encoded = EncodedCorpus { sequences: Vec::with_capacity(corpus.len()).into(), cut: 0, skipped: 0 };
         for windows in self.windows(corpus, max_len)? {
             encoded.cut += usize::from(windows.len() > 1);
             encoded.take(windows, self);
@@ -80,7 +81,7 @@ impl Tokenizer {
         let longest = longest(max_len)?;
         let sentences = self.encode_without_frame(corpus)?;
         let text = sentences.concat();
-        let mut encoded = EncodedCorpus { sequences: Vec::new(), cut: 0, skipped: 0 };
+        let mut encoded = EncodedCorpus { sequences: Sequences::default(), cut: 0, skipped: 0 };
         let mut ends = vec![0];
         for window in self.cut(&text, longest, Length::Full) {
             ends.push(ends[ends.len() - 1] + window.len());

@@ -19,7 +19,8 @@ use crate::kernel;
 use crate::model::config::ModelConfig;
 use crate::model::params::Params;
 use crate::training::progress::{RunProgress, RunState};
-use crate::training::run::{BackEnd, Texts, Training, TrainingConfig, TrainingStep};
+use crate::training::run::{BackEnd, Training, TrainingConfig, TrainingStep};
+use crate::training::texts::Texts;
 
 /// The time between two states that are written: what a power failure costs at most.
 const AUTOSAVE_SECONDS: f64 = 30.0;
@@ -45,7 +46,7 @@ static RUNS: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
 /// # let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
 /// # let model = ModelConfig::new(tokenizer.vocab());
 /// # let train = tokenizer.encode_corpus(&corpus, model.max_len)?.sequences;
-/// # let texts = Texts { tokenizer, train, validation: Vec::new(), grammar: None };
+/// # let texts = Texts { tokenizer, train, validation: Sequences::default(), grammar: None };
 /// # let config = TrainingConfig { epochs: 50, ..TrainingConfig::default() };
 /// # let back_end = BackEnd::Engine(EngineConfig::default());
 /// let run = Run::start(dir, &texts, &model, &config, &back_end)?;

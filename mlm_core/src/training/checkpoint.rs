@@ -154,9 +154,13 @@ fn all(folder: &Path) -> Result<Vec<(u32, PathBuf)>> {
     Ok(checkpoints)
 }
 
-/// The SHA-256 digest of some bytes.
-pub(crate) fn digest(bytes: &[u8]) -> String {
-    hexadecimal(Sha256::new_with_prefix(bytes))
+/// The SHA-256 digest of some bytes, one part after the other.
+pub(crate) fn digest<B: AsRef<[u8]>>(parts: impl IntoIterator<Item = B>) -> String {
+    let mut digest = Sha256::new();
+    for part in parts {
+        digest.update(part);
+    }
+    hexadecimal(digest)
 }
 
 fn hexadecimal(digest: Sha256) -> String {

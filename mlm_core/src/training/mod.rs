@@ -2,7 +2,8 @@
 //! be stopped at any moment:
 //!
 //! ```text
-//! optimizer, history, curve, folder -> checkpoint (a state in a file) -> progress -> run (the loop) -> background (in a thread)
+//! optimizer, history, curve, folder -> checkpoint (a state in a file) -> progress, texts -> run (the loop)
+//!     -> background (in a thread)
 //! ```
 
 pub(crate) mod background;
@@ -13,3 +14,4 @@ pub(crate) mod history;
 pub(crate) mod optimizer;
 pub(crate) mod progress;
 pub(crate) mod run;
+pub(crate) mod texts;

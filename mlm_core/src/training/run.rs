@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
-use std::iter;
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -29,14 +28,13 @@ use crate::model::params::Params;
 use crate::model::reference::Reference;
 use crate::model::weights::Values;
 use crate::text::batch::{Batch, DataLoader};
-use crate::text::grammar::Grammar;
 use crate::text::masking::{Masker, Masking};
-use crate::text::tokenizer::Tokenizer;
 use crate::training::checkpoint::{Checkpoint, EpochSums, Progress, digest};
 use crate::training::curve::LossCurve;
 use crate::training::folder;
 use crate::training::history::{EpochRecord, History};
 use crate::training::optimizer::{AdamW, AdamWConfig, Schedule};
+use crate::training::texts::{Texts, fingerprint};
 
 /// The entries of a plan that say nothing to a reader.
 const DIGESTS: [&str; 3] = ["tokenizer", "train", "validation"];
@@ -83,19 +81,6 @@ impl Default for TrainingConfig {
             seed: 0,
         }
     }
-}
-
-/// The texts of a training: sequences of ids, see [`Tokenizer::encode_corpus`].
-#[derive(Clone, Debug)]
-pub struct Texts {
-    /// What the ids stand for.
-    pub tokenizer: Tokenizer,
-    /// What the model learns from.
-    pub train: Vec<Vec<u32>>,
-    /// What it is tested on after each epoch; none, if nothing is.
-    pub validation: Vec<Vec<u32>>,
-    /// What has written both, where that is known: then so is the smallest loss that a model can have.
-    pub grammar: Option<Grammar>,
 }
 
 /// What computes, see [`Encoder`].
@@ -161,7 +146,7 @@ pub struct TrainingStep {
 /// let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
 /// let model = ModelConfig::new(tokenizer.vocab());
 /// let train = tokenizer.encode_corpus(&corpus, model.max_len)?.sequences;
-/// let texts = Texts { tokenizer, train, validation: Vec::new(), grammar: None };
+/// let texts = Texts { tokenizer, train, validation: Sequences::default(), grammar: None };
 /// let config = TrainingConfig { epochs: 2, ..TrainingConfig::default() };
 /// let back_end = BackEnd::Engine(EngineConfig::default());
 ///
@@ -261,12 +246,11 @@ impl Training {
         let masker = Masker::new(tokenizer, masking.clone())?;
         let test_masker = Masker::new(tokenizer, Masking::default())?;
         let loader = DataLoader::new(train.clone(), *batch_size)?;
-        let validation = match validation.as_slice() {
-            [] => Vec::new(),
-            sequences => {
-                let loader = DataLoader::new(sequences.to_vec(), TEST_BATCH)?;
-                loader.fixed(&test_masker, &mut generator(*seed, Draw::Validation, 0))?
-            }
+        let validation = if validation.is_empty() {
+            Vec::new()
+        } else {
+            let loader = DataLoader::new(validation.clone(), TEST_BATCH)?;
+            loader.fixed(&test_masker, &mut generator(*seed, Draw::Validation, 0))?
         };
         let steps = epochs.saturating_mul(loader.batches());
         let schedule = Schedule::new(*lr, (warmup * steps as f64).round() as usize, steps)?;
@@ -275,7 +259,7 @@ impl Training {
             "training": config,
             "back_end": back_end.plan(),
             "texts": {
-                "tokenizer": digest(tokenizer.to_json()?.as_bytes()),
+                "tokenizer": digest([tokenizer.to_json()?]),
                 "train": fingerprint(train),
                 "validation": fingerprint(&texts.validation),
             },
@@ -515,13 +499,6 @@ fn generator(seed: u64, draw: Draw, nth: usize) -> StdRng {
         *bytes = number.to_le_bytes();
     }
     StdRng::from_seed(key)
-}
-
-/// A digest of sequences of ids.
-fn fingerprint(sequences: &[Vec<u32>]) -> String {
-    // Lengths keep apart what was cut differently.
-    let numbers = sequences.iter().flat_map(|ids| iter::once(ids.len() as u32).chain(ids.iter().copied()));
-    digest(&numbers.flat_map(u32::to_le_bytes).collect::<Vec<u8>>())
 }
 
 /// What differs between two plans, in words.

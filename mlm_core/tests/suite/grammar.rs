@@ -220,7 +220,7 @@ fn a_large_model_comes_near_the_floor_and_does_not_pass_it() {
     let tokenizer = Tokenizer::train(&train, 1000, true).unwrap();
     let sequences = |corpus: &Corpus| tokenizer.encode_corpus(corpus, 32).unwrap().sequences;
     let (train, test) = (sequences(&train), sequences(&test));
-    let texts = Texts { tokenizer: tokenizer.clone(), train, validation: Vec::new(), grammar: None };
+    let texts = Texts { tokenizer: tokenizer.clone(), train, validation: Sequences::default(), grammar: None };
     let model = ModelConfig { initializer_range: 0.05, ..ModelConfig::new(tokenizer.vocab()) };
     let config = TrainingConfig { epochs: 20, ..TrainingConfig::default() };
     let back_end = BackEnd::Engine(EngineConfig { threads: 2, ..EngineConfig::default() });
@@ -253,7 +253,7 @@ fn a_training_keeps_the_baselines_and_its_figures_show_them() {
     let corpus = Corpus::from_lines((0..500).map(|nth| grammar.sentence(&mut seeded(nth)))).unwrap();
     let tokenizer = Tokenizer::train(&corpus, 1000, true).unwrap();
     let sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences;
-    let (train, validation) = (sequences[..32].to_vec(), sequences[32..].to_vec());
+    let (train, validation) = (sequences[..32].to_vec().into(), sequences[32..].to_vec().into());
     let model = ModelConfig { d_model: 8, heads: 2, ..ModelConfig::new(tokenizer.vocab()) };
     let texts = Texts { tokenizer, train, validation, grammar: Some(grammar) };
     let back_end = BackEnd::Engine(EngineConfig { threads: 1, ..EngineConfig::default() });

@@ -35,7 +35,7 @@ impl Plan {
             attention_dropout: 0.1,
             ..ModelConfig::new(tokenizer.vocab())
         };
-        let (train, validation) = (sequences[..15].to_vec(), sequences[..5].to_vec());
+        let (train, validation) = (sequences[..15].to_vec().into(), sequences[..5].to_vec().into());
         Self {
             texts: Texts { tokenizer, train, validation, grammar: None },
             model,

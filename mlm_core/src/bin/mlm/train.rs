@@ -165,7 +165,7 @@ impl Train {
             Some(path) => Tokenizer::from_file(path)?,
             None => Tokenizer::train(&train, self.vocab_size, true)?,
         };
-        let encode = |corpus: &Corpus, what: &str| -> Result<Vec<Vec<u32>>> {
+        let encode = |corpus: &Corpus, what: &str| -> Result<Sequences> {
             let EncodedCorpus { sequences, cut, skipped } = self.text.encode(corpus, &tokenizer, self.max_len)?;
             note(&format!(
                 "{what}: {} sentences in {} sequences, {} tokens; {cut} sentences cut, {skipped} sequences without a known \
@@ -179,7 +179,7 @@ impl Train {
         let train = encode(&train.repeat(self.repeat)?, "training")?;
         let validation = match validation {
             Some(corpus) => encode(&corpus, "validation")?,
-            None => Vec::new(),
+            None => Sequences::default(),
         };
         let config = ModelConfig {
             initializer_range: self.init_range,

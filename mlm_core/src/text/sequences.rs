@@ -1,0 +1,45 @@
+//! Sequences of ids, which a text, a training and its figures look at without each holding a copy.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+/// Sequences of token ids. A clone is the same memory until one of the two is changed.
+///
+/// Made of `Vec<Vec<u32>>`, which it can be used as.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sequences(Arc<Vec<Vec<u32>>>);
+
+impl From<Vec<Vec<u32>>> for Sequences {
+    fn from(sequences: Vec<Vec<u32>>) -> Self {
+        Self(Arc::new(sequences))
+    }
+}
+
+impl FromIterator<Vec<u32>> for Sequences {
+    fn from_iter<I: IntoIterator<Item = Vec<u32>>>(sequences: I) -> Self {
+        Vec::from_iter(sequences).into()
+    }
+}
+
+impl<'a> IntoIterator for &'a Sequences {
+    type Item = &'a Vec<u32>;
+    type IntoIter = std::slice::Iter<'a, Vec<u32>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl Deref for Sequences {
+    type Target = Vec<Vec<u32>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Sequences {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        Arc::make_mut(&mut self.0)
+    }
+}
