@@ -7,7 +7,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
-export CARGO_TARGET_DIR="$work/target" JUPYTER_DATA_DIR="$work/share" JUPYTER_PREFER_ENV_PATH=0
+export CARGO_TARGET_DIR="$work/target" JUPYTER_DATA_DIR="$work/share"
 cargo install --quiet --locked --root "$work" evcxr_jupyter@0.22.0
 "$work/bin/evcxr_jupyter" --install >/dev/null
 python3 -m venv venv

@@ -31,7 +31,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import zmq
 from jupyter_client.session import DELIM, Session
@@ -60,28 +60,66 @@ A run in the background was saved in its last 30 seconds: Run::resume in its fol
 Message = dict[str, Any]
 
 
-class Cell:
-    """An execute_request, from its arrival to its answer."""
+class Cell(NamedTuple):
+    """An execute_request, as it waits for its turn."""
 
-    def __init__(self, identities: list[bytes], message: Message, frames: list[bytes]) -> None:
-        self.identities = identities
-        self.message = message
-        self.frames = frames
+    identities: list[bytes]
+    message: Message
+    frames: list[bytes]
+
+    @property
+    def msg_id(self) -> str:
+        return self.message["header"]["msg_id"]
+
+
+class Output:
+    """What a cell writes, up to the lines by which the library ends it."""
+
+    def __init__(self) -> None:
+        self.failed = False
+        self.stderr = ""  # the end of it
+        self.last_lines: dict[str, str] = {}  # of stdout and stderr, to wait for
+
+    def ends(self, failed: bool, line: str) -> None:
+        self.failed = self.failed or failed
+        self.last_lines = dict.fromkeys(("stdout", "stderr"), f"{line}\n")
+
+    def take(self, name: str, text: str) -> str | None:
+        """What the cell wrote before its last line, where the text ends with that; None where all of it is the cell's own."""
+        line = self.last_lines.get(name)
+        is_last = line is not None and text.endswith(line)
+        said = text.removesuffix(line or "")
+        if name == "stderr":
+            self.stderr = (self.stderr + said)[-LONGEST_QUOTE:]
+        if not is_last:
+            return None
+        del self.last_lines[name]
+        return said
+
+
+class Running:
+    """The cell that evcxr has. Its end has two parts, which come in any order: its last lines, and evcxr's answer."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.output = Output()
         self.presses = 0  # of the stop button
         self.advise_at: float | None = None
-        self.failed = False
-        self.stderr = ""
-        self.fences: dict[str, str] = {}  # the lines of stdout and stderr to wait for
-        self.reply: list[bytes] | None = None  # evcxr's answer
-        self.reply_until: float | None = None
+        self.answer: list[bytes] | None = None
+        self.answered_at = 0.0
         self.held: list[list[bytes]] = []  # what is said of the cell after its answer
+
+    def is_over(self) -> bool:
+        """Whether all is there that it has written, or will not come."""
+        late = time.monotonic() > self.answered_at + LAG
+        return self.answer is not None and (late or not self.output.last_lines)
 
 
 class Display:
     """What the library shows and updates."""
 
-    def __init__(self, cell: Cell) -> None:
-        self.parent = cell.message
+    def __init__(self, parent: Message) -> None:
+        self.parent = parent
         self.data: dict[str, str] = {}
         self.lost: str | None = None
         self.kind = "display_data"
@@ -182,7 +220,7 @@ class Proxy:
             endpoint.connect(_url(back, channel))
         self.library = Library()
         self.waiting: collections.deque[Cell] = collections.deque()
-        self.cell: Cell | None = None  # the one that evcxr has
+        self.running: Running | None = None
         self.displays: collections.OrderedDict[str, Display] = collections.OrderedDict()
         self.ready = False  # whether what evcxr publishes arrives
         self.lost = False  # whether the process that runs the cells has ended, and no cell has said so
@@ -263,21 +301,21 @@ class Proxy:
             self.back[channel].send_multipart(frames)
 
     def _next_cell(self) -> None:
-        if not self.cell and self.waiting and not self.attaching:
-            self.cell = self.waiting.popleft()
+        if not self.running and self.waiting and not self.attaching:
+            self.running = Running(self.waiting.popleft())
             self.library.send("cell")
-            self.back["shell"].send_multipart(self.cell.frames)
+            self.back["shell"].send_multipart(self.running.cell.frames)
 
     def _interrupt(self, identities: list[bytes], message: Message, frames: list[bytes]) -> None:
         """The stop button."""
-        if self.cell:
-            self.cell.presses += 1
-            if self.cell.presses > 1 or not self.library.connection:
-                self.cell.advise_at = None
+        if self.running:
+            self.running.presses += 1
+            if self.running.presses > 1 or not self.library.connection:
+                self.running.advise_at = None
                 self.back["control"].send_multipart(frames)  # evcxr kills, and answers
                 return
             self.library.send("interrupt")
-            self.cell.advise_at = time.monotonic() + PATIENCE
+            self.running.advise_at = time.monotonic() + PATIENCE
         self.session.send(self.front["control"], "interrupt_reply", {"status": "ok"}, parent=message, ident=identities)
 
     def _say(self, cell: Cell, text: str, name: str = "stderr") -> None:
@@ -300,11 +338,10 @@ class Proxy:
                 self.attaching = False
                 self._hear_library()
                 self._next_cell()
-        elif channel == "shell" and self.cell and _is_reply(frames, "execute_reply", self.cell.message["header"]["msg_id"]):
-            self.cell.reply = frames
-            self.cell.reply_until = time.monotonic() + LAG
+        elif channel == "shell" and self.running and _is_reply(frames, "execute_reply", self.running.cell.msg_id):
+            self.running.answer, self.running.answered_at = frames, time.monotonic()
             self._hear_library()
-            self._finish(self.cell)
+            self._finish(self.running)
         else:
             self.front[channel].send_multipart(frames)
 
@@ -316,49 +353,44 @@ class Proxy:
             # Greetings are all that it can speak of. The last one may still be on its way.
             self.ready = kind == "status" and content["execution_state"] == "idle"
             return False
-        if not self.cell or parent.get("msg_id") != self.cell.message["header"]["msg_id"]:
+        if not self.running or parent.get("msg_id") != self.running.cell.msg_id:
             return parent.get("session") != self.session.session  # else it speaks of what this proxy has asked
         if kind == "stream":
-            return self._stream(self.cell, content["name"], content["text"])
+            return self._stream(self.running, content["name"], content["text"])
         if kind == "status" and content["execution_state"] == "idle":
-            self.cell.held.append(frames)
+            self.running.held.append(frames)
             return False
         return True
 
-    def _stream(self, cell: Cell, name: str, text: str) -> bool:
+    def _stream(self, running: Running, name: str, text: str) -> bool:
         self._hear_library()
-        fence = cell.fences.get(name)
-        whole = not fence or not text.endswith(fence)
-        said = text.removesuffix(fence) if fence else text
-        if name == "stderr":
-            cell.stderr = (cell.stderr + said)[-LONGEST_QUOTE:]
-        if not whole:
-            del cell.fences[name]
-            if said:  # a line without an end
-                self._say(cell, said, name)
-            self._finish(cell)
-        return whole
+        rest = running.output.take(name, text)
+        if rest is None:
+            return True
+        if rest:  # a line without an end
+            self._say(running.cell, rest, name)
+        self._finish(running)
+        return False
 
-    def _finish(self, cell: Cell) -> None:
+    def _finish(self, running: Running) -> None:
         """Passes on evcxr's answer to a cell when all is there that the cell has written."""
-        late = cell.reply_until and time.monotonic() > cell.reply_until
-        if not cell.reply or (cell.fences and not late):
+        if running.answer is None or not running.is_over():
             return
+        cell, output = running.cell, running.output
         if self.lost:
             self._say(cell, ENDED)
             # The next process is there, and must say how the next cell ends, and hear the stop button.
             self.session.send(self.back["shell"], "execute_request", {"code": self.attach}, ident=[b"proxy"])
             self.lost, self.attaching = False, True
-        self.cell = None
-        start = cell.reply.index(DELIM) + 2
-        content = json.loads(cell.reply[start + 3])
-        if cell.failed and content["status"] == "ok":
-            lines = cell.stderr.splitlines()
-            content |= {"status": "error", "ename": "Error", "evalue": cell.stderr.strip(), "traceback": lines}
+        self.running = None
+        content = json.loads(running.answer[running.answer.index(DELIM) + 5])
+        if output.failed and content["status"] == "ok":
+            lines = output.stderr.splitlines()
+            content |= {"status": "error", "ename": "Error", "evalue": output.stderr.strip(), "traceback": lines}
             self.session.send(self.front["shell"], "execute_reply", content, parent=cell.message, ident=cell.identities)
         else:
-            self.front["shell"].send_multipart(cell.reply)
-        for frames in cell.held:
+            self.front["shell"].send_multipart(running.answer)
+        for frames in running.held:
             self.front["iopub"].send_multipart(frames)
         if content["status"] == "error" and cell.message["content"].get("stop_on_error", True):
             self._abort_waiting()
@@ -384,17 +416,16 @@ class Proxy:
                 self._lose_displays()
             elif not isinstance(said, dict):
                 continue
-            elif "cell" in said and "fence" in said and self.cell:
-                self.cell.failed = self.cell.failed or said["cell"] == "failed"
-                self.cell.fences = dict.fromkeys(("stdout", "stderr"), f"{said['fence']}\n")
-                self.cell.advise_at = None
+            elif "cell" in said and "fence" in said and self.running:
+                self.running.output.ends(said["cell"] == "failed", said["fence"])
+                self.running.advise_at = None
             elif isinstance(said.get("display"), str) and isinstance(said.get("data"), dict):
                 self._take_display(said)
 
     def _take_display(self, said: dict[str, Any]) -> None:
         name = said["display"]
-        if said.get("new") and self.cell:
-            self.displays[name] = Display(self.cell)
+        if said.get("new") and self.running:
+            self.displays[name] = Display(self.running.cell.message)
         if display := self.displays.get(name):
             self.displays.move_to_end(name)
             display.data, display.lost, display.changed = said["data"], said.get("lost"), True
@@ -409,7 +440,7 @@ class Proxy:
             content = {"data": display.data, "metadata": {}, "transient": {"display_id": name}}
             # Front ends find a display by its name; nbclient does it only for what the cell that runs is said to publish.
             first = display.kind == "display_data"
-            self._publish(display.kind, content, self.cell.message if self.cell and not first else display.parent)
+            self._publish(display.kind, content, self.running.cell.message if self.running and not first else display.parent)
             display.kind, display.changed, display.shown_at = "update_display_data", False, now
 
     def _lose_displays(self) -> None:
@@ -427,11 +458,11 @@ class Proxy:
         now = time.monotonic()
         for name, display in self.displays.items():
             self._show(name, display)
-        if self.cell and self.cell.advise_at and now >= self.cell.advise_at:
-            self.cell.advise_at = None
-            self._say(self.cell, NOT_LISTENING)
-        if self.cell and self.cell.reply:
-            self._finish(self.cell)
+        if self.running and self.running.advise_at and now >= self.running.advise_at:
+            self.running.advise_at = None
+            self._say(self.running.cell, NOT_LISTENING)
+        if self.running:
+            self._finish(self.running)
 
 
 def _is_reply(frames: list[bytes], kind: str, to: str | None = None) -> bool:
