@@ -8,9 +8,12 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
-export CARGO_TARGET_DIR="$work/target" JUPYTER_DATA_DIR="$work/share"
-cargo install --quiet --locked --root "$work" evcxr_jupyter@0.22.0
-"$work/bin/evcxr_jupyter" --install >/dev/null
+export JUPYTER_DATA_DIR="$work/share"
+CARGO_TARGET_DIR="$work/target" cargo install --quiet --locked --root "$work" evcxr_jupyter@0.22.0
+mkdir -p share/kernels/rust
+cat >share/kernels/rust/kernel.json <<JSON
+{"argv": ["$work/bin/evcxr_jupyter", "--control_file", "{connection_file}"], "display_name": "Rust", "language": "rust"}
+JSON
 python3 -m venv venv
 venv/bin/pip install --quiet --disable-pip-version-check nbclient==0.11.0 nbformat==5.11.1
 

@@ -30,6 +30,15 @@ impl<'a> IntoIterator for &'a Sequences {
     }
 }
 
+impl<'a> IntoIterator for &'a mut Sequences {
+    type Item = &'a mut Vec<u32>;
+    type IntoIter = std::slice::IterMut<'a, Vec<u32>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter_mut()
+    }
+}
+
 impl Deref for Sequences {
     type Target = Vec<Vec<u32>>;
 

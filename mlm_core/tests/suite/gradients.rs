@@ -56,6 +56,8 @@ fn dropout_drops_in_training_only_and_by_its_seed() {
     assert_ne!(train(1), train(2));
     assert_ne!(train(1), loss(Mode::Evaluate));
     assert_eq!(loss(Mode::Evaluate), loss(Mode::Evaluate));
+    let evaluation = evaluate(&encoder, std::slice::from_ref(&batch)).unwrap();
+    assert!((evaluation.loss - loss(Mode::Evaluate)).abs() < 1e-12, "{evaluation:?}");
 }
 
 /// What a faster back end must reproduce: the draw depends on a token's row in the unpadded batch, not on the padding.
