@@ -109,10 +109,9 @@ class Running:
         self.answered_at = 0.0
         self.held: list[list[bytes]] = []  # what is said of the cell after its answer
 
-    def is_over(self) -> bool:
-        """Whether all is there that it has written, or will not come."""
-        late = time.monotonic() > self.answered_at + LAG
-        return self.answer is not None and (late or not self.output.last_lines)
+    def wrote_all(self) -> bool:
+        """Once it has been answered: whether all is there that it has written, or will not come."""
+        return not self.output.last_lines or time.monotonic() > self.answered_at + LAG
 
 
 class Display:
@@ -374,7 +373,7 @@ class Proxy:
 
     def _finish(self, running: Running) -> None:
         """Passes on evcxr's answer to a cell when all is there that the cell has written."""
-        if running.answer is None or not running.is_over():
+        if running.answer is None or not running.wrote_all():
             return
         cell, output = running.cell, running.output
         if self.lost:

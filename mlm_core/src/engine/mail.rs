@@ -57,6 +57,7 @@ mod tests {
             }
         }
     }
+
     /// Numbers that two threads take turns with.
     #[repr(align(64))]
     struct Letter(UnsafeCell<[f32; 20]>);

@@ -346,18 +346,17 @@ mod tests {
 
     /// The widest vectors of the machine, narrower ones, and none.
     fn paths() -> Vec<fn(Product<'_>)> {
-        let paths: [fn(Product<'_>); 3] = [
+        let paths: &[fn(Product<'_>)] = &[
             |product| arch().dispatch(product),
+            #[cfg(target_arch = "x86_64")]
+            |product| match pulp::x86::V3::try_new() {
+                Some(narrower) => Simd::vectorize(narrower, product),
+                None => arch().dispatch(product),
+            },
             |product| pulp::Scalar128b.vectorize(product),
             |product| pulp::Scalar.vectorize(product),
         ];
-        #[cfg(target_arch = "x86_64")]
-        if pulp::x86::V3::try_new().is_some() {
-            let narrower: fn(Product<'_>) =
-                |product| Simd::vectorize(pulp::x86::V3::try_new().expect("there a line above"), product);
-            return paths.into_iter().chain([narrower]).collect();
-        }
-        paths.into()
+        paths.to_vec()
     }
 
     /// Every height of a tile, panels that are not full, more rows and products than are taken at once, each way to lie in

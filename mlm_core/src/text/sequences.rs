@@ -1,4 +1,4 @@
-//! Sequences of ids, which a text, a training and its figures look at without each holding a copy.
+//! Sequences of ids, which an encoded text, its batches and a training look at without each holding a copy.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -12,12 +12,6 @@ pub struct Sequences(Arc<Vec<Vec<u32>>>);
 impl From<Vec<Vec<u32>>> for Sequences {
     fn from(sequences: Vec<Vec<u32>>) -> Self {
         Self(Arc::new(sequences))
-    }
-}
-
-impl FromIterator<Vec<u32>> for Sequences {
-    fn from_iter<I: IntoIterator<Item = Vec<u32>>>(sequences: I) -> Self {
-        Vec::from_iter(sequences).into()
     }
 }
 
