@@ -20,6 +20,8 @@ from execute import execute
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WARM = ROOT / ".lab/warm"
+# Cargo asks where nobody listens: no test needs a network.
+WITHOUT_NETWORK = {"CARGO_HTTP_PROXY": "127.0.0.1:9"}
 # A message of Jupyter's protocol.
 Message = dict[str, Any]
 
@@ -160,7 +162,7 @@ def as_new(started: list[Kernel]) -> Callable[[int], list[Kernel]]:
             started.remove(kernel)
             kernel.end()
         while len(started) < count:
-            started.append(Kernel(CARGO_HTTP_PROXY="127.0.0.1:9"))  # where nobody listens: no test needs a network
+            started.append(Kernel(ROOT, **WITHOUT_NETWORK))
         for kernel in started[:count]:
             kernel.clear()
         return started[:count]

@@ -64,7 +64,8 @@ def quoted(value: str | list[str]) -> str:
 
 
 # What a kernel runs when it starts. It has then built a crate without dependencies already, whereby cargo emptied the
-# lock file; put back, it keeps the kernel to the versions that the repository was tested with, and off the network.
+# lock file, as with each cell before the library is loaded; put back, it keeps the kernel to the versions that the
+# repository was tested with, and off the network.
 RESTORE_LOCK = "std::fs::copy({source}, {target}).unwrap();\n"
 # Cargo looks at everything again where the notebook's own line says something else, `features = []` included.
 WITH_FEATURES = f", features = {quoted(FEATURES)}" if FEATURES else ""
@@ -173,8 +174,7 @@ def run(connection_file: str) -> NoReturn:
             seed(folder)
         front = json.loads(pathlib.Path(connection_file).read_text(encoding="utf-8"))
         own_file, back = write_connection_file(str(folder / "connection.json"), key=front["key"].encode())
-        # After `:clear` the next process knows no library.
-        proxy = Proxy(front, back, LOAD_LIBRARY + ATTACH)
+        proxy = Proxy(front, back, lambda: attach(folder))
         kernel = subprocess.Popen(
             [LAB / "bin/evcxr_jupyter", "--control_file", own_file],
             env={**os.environ, **configure(folder), **proxy.environment()},
@@ -207,6 +207,14 @@ def configure(folder: pathlib.Path) -> dict[str, str]:
         (config / "prelude.rs").write_text(LOAD_LIBRARY + LOAD_INFERENCE + ATTACH, encoding="utf-8")
     # A start-up of our own instead of the user's, which could add dependencies.
     return {"EVCXR_TMPDIR": str(folder), "EVCXR_CONFIG_DIR": str(config)}
+
+
+def attach(folder: pathlib.Path) -> str:
+    """What connects the library where no prelude has done it: it has changed since the set-up, or after `:clear`."""
+    lock = folder / "Cargo.lock"
+    if '"mlm_core"' not in lock.read_text(encoding="utf-8"):  # else it may have packages of the notebook's own as well
+        shutil.copyfile(ROOT / "Cargo.lock", lock)
+    return LOAD_LIBRARY + ATTACH
 
 
 def end_group(kernel: subprocess.Popen[bytes]) -> None:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import kernel as launcher
-from conftest import ROOT, WARM, digest
+from conftest import ROOT, WARM, WITHOUT_NETWORK, digest
 from execute import EXECUTED
 from proxy import ENDED, NOT_LISTENING
 
@@ -252,6 +252,17 @@ edition = "2024"
 
 [lib]
 crate-type = ["lib", "dylib"]
+
+[dependencies]
+itoa = "1"
+"""
+
+STUB_SOURCE = """\
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+static ATTACHED: AtomicBool = AtomicBool::new(false);
+pub fn attach_to_launcher() { ATTACHED.store(true, Relaxed) }
+pub fn is_attached() -> bool { ATTACHED.load(Relaxed) }
+pub fn place() -> &'static str { file!() }
 """
 
 
@@ -265,11 +276,17 @@ def test_a_checkout_may_lie_in_a_folder_with_letters_of_any_language(start_kerne
     # In the library's place something that takes no time to compile.
     (checkout / "mlm_core/src").mkdir(parents=True)
     (checkout / "mlm_core/Cargo.toml").write_text(STUB)
-    (checkout / "mlm_core/src/lib.rs").write_text('pub fn attach_to_launcher() {}\npub fn place() -> &\'static str { file!() }\n')
-    (checkout / "Cargo.lock").write_text("version = 4\n")
+    (checkout / "mlm_core/src/lib.rs").write_text(STUB_SOURCE)
+    shutil.copy(ROOT / "Cargo.lock", checkout)
     stamp = "import kernel; kernel.STAMP.write_text(kernel.fingerprint())"
     subprocess.run([sys.executable, "-c", stamp], cwd=checkout / "scripts", check=True)
-    kernel = start_kernel(root=checkout)
+    kernel = start_kernel(root=checkout, **WITHOUT_NETWORK)
     assert (kernel.folder / "config/prelude.rs").exists()
     kernel.expect(':dep mlm_core = { path = "../mlm_core" }\nuse mlm_core::*;')
     assert f"[{checkout}/mlm_core/src/lib.rs]" in kernel.expect('println!("[{}]", place());')
+    # As where the library has changed since the set-up: no prelude has loaded it, and cargo has emptied the lock file.
+    kernel.clear()
+    kernel.expect('println!("without the library");')
+    assert versions(kernel.folder) == {("ctx", "1.0.0")}
+    assert "[true]" in kernel.expect(':dep mlm_core = { path = "../mlm_core" }\nprintln!("[{}]", mlm_core::is_attached());')
+    assert versions(kernel.folder) - versions(ROOT) == {("ctx", "1.0.0")}

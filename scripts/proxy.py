@@ -12,40 +12,40 @@ these:
   which kills the process that runs the cells.
 - The library shows displays of its own, and updates them while later cells run.
 
-The library connects to a port of this computer and says the secret of the environment variable MLM_KERNEL; then each side
-sends lines. From here: `cell` before a cell runs, and `interrupt`. From there, as JSON:
-
-    {"cell": "ok" or "failed", "fence": line}     a cell's code has ended; the line is its last one on stdout and stderr
-    {"display": name, "data": {MIME type: text}, "new": true, "lost": text}
-                                                  a display, if new below the cell that runs; and what to add to it
-                                                  if the process ends before its next state
+What the library and this proxy say to each other stands in library.py. A cell that loads the library waits until it has
+connected: where it has changed since `scripts/setup`, as long as it is compiled.
 """
 
 import collections
 import contextlib
 import html
 import json
+import re
 import secrets
-import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import zmq
 from jupyter_client.session import DELIM, Session
 
-# Seconds: from the stop button to the advice; how long output may lag behind; between two states of a display.
-PATIENCE, LAG, PAUSE = 3, 2, 0.2
+from cells import Cell, Message, Running
+from library import Library
+
+# Seconds: from the stop button to the advice; between two states of a display.
+PATIENCE, PAUSE = 3, 0.2
 # Letters: of what a line says of a message that is dropped.
 LONGEST_REASON = 200
-# Bytes: of a line from the library, which holds a display's state; of all that is taken from it before others have their
-# turn; of what a failed cell's answer quotes of its stderr.
-LONGEST_LINE, LONGEST_TURN, LONGEST_QUOTE = 200_000, 10_000_000, 4_000
 # Displays that can still be updated.
 MOST_DISPLAYS = 50
+# What is in a cell that loads the library.
+LOADS_LIBRARY = re.compile(r"^\s*:dep\s+mlm_core\b", re.MULTILINE)
 
+COMPILING = """\
+mlm_core is not compiled yet as it is now: that comes first, and takes 1 to 5 minutes. (scripts/setup does it beforehand.)
+"""
 NOT_LISTENING = """\
 The cell does not hear the stop button: it is being compiled, or what it computes is not in the library.
 Press it once more to end the cell with the process that runs it. All variables are lost then.
@@ -54,64 +54,6 @@ ENDED = """\
 The process that runs the cells has ended, and all variables are lost. Run the cells again from the top.
 A run in the background was saved in its last 30 seconds: Run::resume in its folder goes on from there.
 """
-
-
-# A message of the protocol.
-Message = dict[str, Any]
-
-
-class Cell(NamedTuple):
-    """An execute_request, as it waits for its turn."""
-
-    identities: list[bytes]
-    message: Message
-    frames: list[bytes]
-
-    @property
-    def msg_id(self) -> str:
-        return self.message["header"]["msg_id"]
-
-
-class Output:
-    """What a cell writes, up to the lines by which the library ends it."""
-
-    def __init__(self) -> None:
-        self.failed = False
-        self.stderr = ""  # the end of it
-        self.last_lines: dict[str, str] = {}  # of stdout and stderr, to wait for
-
-    def ends(self, failed: bool, line: str) -> None:
-        self.failed = self.failed or failed
-        self.last_lines = dict.fromkeys(("stdout", "stderr"), f"{line}\n")
-
-    def take(self, name: str, text: str) -> str | None:
-        """What the cell wrote before its last line, where the text ends with that; None where all of it is the cell's own."""
-        line = self.last_lines.get(name)
-        is_last = line is not None and text.endswith(line)
-        said = text.removesuffix(line or "")
-        if name == "stderr":
-            self.stderr = (self.stderr + said)[-LONGEST_QUOTE:]
-        if not is_last:
-            return None
-        del self.last_lines[name]
-        return said
-
-
-class Running:
-    """The cell that evcxr has. Its end has two parts, which come in any order: its last lines, and evcxr's answer."""
-
-    def __init__(self, cell: Cell) -> None:
-        self.cell = cell
-        self.output = Output()
-        self.presses = 0  # of the stop button
-        self.advise_at: float | None = None
-        self.answer: list[bytes] | None = None
-        self.answered_at = 0.0
-        self.held: list[list[bytes]] = []  # what is said of the cell after its answer
-
-    def wrote_all(self) -> bool:
-        """Once it has been answered: whether all is there that it has written, or will not come."""
-        return not self.output.last_lines or time.monotonic() > self.answered_at + LAG
 
 
 class Display:
@@ -126,81 +68,10 @@ class Display:
         self.shown_at = float(-PAUSE)
 
 
-class Library:
-    """The connection to the library in the process that runs the cells, of which there is one at most."""
-
-    def __init__(self) -> None:
-        self.secret = secrets.token_hex(16)
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.listener.setblocking(False)
-        self.connection: socket.socket | None = None
-        self.stranger: socket.socket | None = None  # one that has not said the secret yet
-        self.received = b""
-
-    def address(self) -> str:
-        return f"{self.listener.getsockname()[1]} {self.secret}"
-
-    def sockets(self) -> list[socket.socket]:
-        return [some for some in (self.listener, self.stranger, self.connection) if some]
-
-    def send(self, word: str) -> None:
-        if self.connection:
-            with contextlib.suppress(OSError):  # it does not read, or has just ended
-                self.connection.send(f"{word}\n".encode())
-
-    def accept(self) -> bool:
-        """Lets the library in; returns whether it is there for the first time, or again."""
-        with contextlib.suppress(BlockingIOError):
-            stranger, _ = self.listener.accept()
-            stranger.setblocking(False)
-            if self.stranger:
-                self.stranger.close()
-            self.stranger = stranger
-        if not self.stranger:
-            return False
-        # All or nothing: the library sends the secret in one piece.
-        try:
-            said = self.stranger.recv(len(self.secret) + 1)
-        except BlockingIOError:
-            return False
-        except OSError:
-            said = b""
-        stranger, self.stranger = self.stranger, None
-        if self.connection or not secrets.compare_digest(said, f"{self.secret}\n".encode()):
-            stranger.close()
-            return False
-        self.connection = stranger
-        return True
-
-    def lines(self) -> Iterator[Any]:
-        """What it has said, as JSON; None where it has gone."""
-        taken = 0
-        while self.connection and taken < LONGEST_TURN:
-            try:
-                received = self.connection.recv(65536)
-            except BlockingIOError:
-                return
-            except OSError:
-                received = b""
-            taken += len(received)
-            *lines, self.received = (self.received + received).split(b"\n")
-            for line in lines:
-                with contextlib.suppress(ValueError, RecursionError):
-                    yield json.loads(line)
-            if not received or len(self.received) > LONGEST_LINE:
-                self.close()
-                yield None
-
-    def close(self) -> None:
-        if self.connection:
-            self.connection.close()
-        self.connection, self.received = None, b""
-
-
 class Proxy:
-    def __init__(self, front: Mapping[str, Any], back: Mapping[str, Any], attach: str) -> None:
-        """Takes the contents of two connection files: Jupyter's, whose ports it serves, and evcxr's; and the code by which the
-        library connects."""
+    def __init__(self, front: Mapping[str, Any], back: Mapping[str, Any], attach: Callable[[], str]) -> None:
+        """Takes the contents of two connection files: Jupyter's, whose ports it serves, and evcxr's; and what gives
+        the code by which the library connects, when evcxr is about to run it."""
         self.attach = attach
         self.session = Session(
             key=front["key"].encode(), signature_scheme=front.get("signature_scheme", "hmac-sha256"), username="kernel"
@@ -223,7 +94,7 @@ class Proxy:
         self.displays: collections.OrderedDict[str, Display] = collections.OrderedDict()
         self.ready = False  # whether what evcxr publishes arrives
         self.lost = False  # whether the process that runs the cells has ended, and no cell has said so
-        self.attaching = False  # whether the next one has been told to load the library, and has not answered
+        self.attaching = False  # whether evcxr has been told to load the library, and has not answered
 
     def _socket(self, kind: int, name: bytes | None = None) -> zmq.Socket[bytes]:
         endpoint = self.context.socket(kind)
@@ -288,11 +159,13 @@ class Proxy:
             kind = message["header"]["msg_type"]
             # evcxr counts what follows the four parts as signed, which it is not.
             frames = [*identities, DELIM, *parts[:5]]
+            is_cell = channel == "shell" and kind == "execute_request"
+            code = str(message["content"]["code"]) if is_cell else ""
         except Exception as error:  # malformed, not signed, or a replay
             print(f"proxy: dropped a message on {channel}: {_short(error)}", file=sys.stderr, flush=True)
             return
-        if channel == "shell" and kind == "execute_request":
-            self.waiting.append(Cell(identities, message, frames))
+        if is_cell:
+            self.waiting.append(Cell(identities, message, frames, code))
             self._next_cell()
         elif channel == "control" and kind == "interrupt_request":
             self._interrupt(identities, message, frames)
@@ -300,10 +173,23 @@ class Proxy:
             self.back[channel].send_multipart(frames)
 
     def _next_cell(self) -> None:
-        if not self.running and self.waiting and not self.attaching:
-            self.running = Running(self.waiting.popleft())
-            self.library.send("cell")
-            self.back["shell"].send_multipart(self.running.cell.frames)
+        if self.running or self.attaching or not self.waiting:
+            return
+        if not self.library.connection and LOADS_LIBRARY.search(self.waiting[0].code):
+            self._say(self.waiting[0], COMPILING)
+            self._attach()
+        else:
+            self._run_cell()
+
+    def _run_cell(self) -> None:
+        self.running = Running(self.waiting.popleft())
+        self.library.send("cell")
+        self.back["shell"].send_multipart(self.running.cell.frames)
+
+    def _attach(self) -> None:
+        """Lets evcxr load the library, lest a cell runs that nobody hears of: whether it fails, and the stop button."""
+        self.session.send(self.back["shell"], "execute_request", {"code": self.attach()}, ident=[b"proxy"])
+        self.attaching = True
 
     def _interrupt(self, identities: list[bytes], message: Message, frames: list[bytes]) -> None:
         """The stop button."""
@@ -315,6 +201,8 @@ class Proxy:
                 return
             self.library.send("interrupt")
             self.running.advise_at = time.monotonic() + PATIENCE
+        elif self.attaching:
+            self._abort_waiting()
         self.session.send(self.front["control"], "interrupt_reply", {"status": "ok"}, parent=message, ident=identities)
 
     def _say(self, cell: Cell, text: str, name: str = "stderr") -> None:
@@ -336,7 +224,8 @@ class Proxy:
             if self.attaching and _is_reply(frames, "execute_reply"):
                 self.attaching = False
                 self._hear_library()
-                self._next_cell()
+                if self.waiting:  # where the library is not there now, the cell says why
+                    self._run_cell()
         elif channel == "shell" and self.running and _is_reply(frames, "execute_reply", self.running.cell.msg_id):
             self.running.answer, self.running.answered_at = frames, time.monotonic()
             self._hear_library()
@@ -378,9 +267,8 @@ class Proxy:
         cell, output = running.cell, running.output
         if self.lost:
             self._say(cell, ENDED)
-            # The next process is there, and must say how the next cell ends, and hear the stop button.
-            self.session.send(self.back["shell"], "execute_request", {"code": self.attach}, ident=[b"proxy"])
-            self.lost, self.attaching = False, True
+            self.lost = False
+            self._attach()  # the next process is there
         self.running = None
         content = json.loads(running.answer[running.answer.index(DELIM) + 5])
         if output.failed and content["status"] == "ok":

@@ -12,7 +12,8 @@ from jupyter_client import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
 from jupyter_client.session import Session
 
-from proxy import ENDED, LONGEST_LINE, NOT_LISTENING, PATIENCE, PAUSE, Proxy
+from library import LONGEST_LINE
+from proxy import COMPILING, ENDED, NOT_LISTENING, PATIENCE, PAUSE, Proxy
 
 SECONDS = 10  # after which a message is missing
 
@@ -89,7 +90,7 @@ class Library:
 def ends(tmp_path):
     """A proxy with its kernel and a front end."""
     (front_file, front), (_, back) = (write_connection_file(str(tmp_path / name), key=b"a key") for name in ("front", "back"))
-    kernel, proxy, stopped = Kernel(back), Proxy(front, back, "attach()"), threading.Event()
+    kernel, proxy, stopped = Kernel(back), Proxy(front, back, lambda: "attach()"), threading.Event()
     thread = threading.Thread(target=proxy.serve, args=(lambda: not stopped.is_set(),))
     thread.start()
     client = BlockingKernelClient(connection_file=front_file)
@@ -287,6 +288,57 @@ def test_the_stop_button_asks_the_library_first_and_kills_when_pressed_again(end
     assert kernel.take()["content"]["code"] == "long()"
     press_stop(client)
     assert kernel.take("control")["msg_type"] == "interrupt_request"
+
+
+LOADS = ':dep mlm_core = { path = "../mlm_core" }\nuse mlm_core::*;'
+
+
+def test_a_cell_that_loads_the_library_waits_until_it_has_connected(ends):
+    kernel, proxy, client = ends
+    client.execute("1")
+    assert kernel.run() == "1", "nothing to wait for"
+    of_cell(client)
+    cell = client.execute(LOADS)
+    client.execute("next()")
+    message = kernel.take()
+    assert message["content"]["code"] == "attach()"
+    (said,) = published(client, "stream")
+    assert said["content"]["text"] == COMPILING and said["parent_header"]["msg_id"] == cell
+    assert kernel.take(seconds=1) is None
+    library = Library(proxy)
+    kernel.answer(message, status="ok", execution_count=1)
+    message = kernel.take()
+    assert message["content"]["code"] == LOADS and library.hears() == "cell"
+    library.say(cell="failed", fence="f")
+    for name in ("stdout", "stderr"):
+        kernel.publish(message, "stream", name=name, text="f\n")
+    kernel.answer(message, status="ok", execution_count=2)
+    replies = [client.get_shell_msg(timeout=SECONDS)["content"]["status"] for _ in range(3)]
+    assert replies == ["ok", "error", "aborted"]
+    client.execute(LOADS)
+    assert kernel.run() == LOADS, "it is there"
+
+
+def test_a_library_that_cannot_be_loaded_lets_the_cell_say_why(ends):
+    kernel, _, client = ends
+    for _ in range(2):
+        client.execute(LOADS)
+        assert kernel.run(status="error") == "attach()"
+        assert kernel.run(status="error") == LOADS
+        assert client.get_shell_msg(timeout=SECONDS)["content"]["status"] == "error"
+
+
+def test_the_stop_button_while_the_library_is_compiled_leaves_out_the_cells_that_wait(ends):
+    kernel, _, client = ends
+    for code in (LOADS, "next()"):
+        client.execute(code)
+    message = kernel.take()
+    assert press_stop(client)(timeout=SECONDS)["content"] == {"status": "ok"}
+    assert [client.get_shell_msg(timeout=SECONDS)["content"]["status"] for _ in range(2)] == ["aborted", "aborted"]
+    client.execute("later()")
+    assert kernel.take(seconds=1) is None, "it is still compiled"
+    kernel.answer(message, status="ok", execution_count=1)
+    assert kernel.run() == "later()"
 
 
 def test_a_display_appears_below_its_cell_and_changes_while_later_ones_run(ends):

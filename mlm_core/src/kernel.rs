@@ -1,5 +1,5 @@
 //! Takes to the launcher of the notebook's kernel what the kernel does not tell it: which cells fail, and displays that change;
-//! and takes the stop button's word from there to long calls. `scripts/proxy.py` has the protocol. In another kernel, and in a
+//! and takes the stop button's word from there to long calls. `scripts/library.py` has the protocol. In another kernel, and in a
 //! program, nothing happens.
 //!
 //! A cell that panics, or whose `?` fails, says so to evcxr in a line of its own on stdout. So stdout becomes a pipe whose

@@ -1,0 +1,67 @@
+"""The cells that the proxy has: those that wait, and the one that runs."""
+
+import time
+from typing import Any, NamedTuple
+
+# Seconds: how long output may lag behind the answer.
+LAG = 2
+# Letters: of what a failed cell's answer quotes of its stderr.
+LONGEST_QUOTE = 4_000
+
+# A message of the protocol.
+Message = dict[str, Any]
+
+
+class Cell(NamedTuple):
+    """An execute_request, as it waits for its turn."""
+
+    identities: list[bytes]
+    message: Message
+    frames: list[bytes]
+    code: str
+
+    @property
+    def msg_id(self) -> str:
+        return self.message["header"]["msg_id"]
+
+
+class Output:
+    """What a cell writes, up to the lines by which the library ends it."""
+
+    def __init__(self) -> None:
+        self.failed = False
+        self.stderr = ""  # the end of it
+        self.last_lines: dict[str, str] = {}  # of stdout and stderr, to wait for
+
+    def ends(self, failed: bool, line: str) -> None:
+        self.failed = self.failed or failed
+        self.last_lines = dict.fromkeys(("stdout", "stderr"), f"{line}\n")
+
+    def take(self, name: str, text: str) -> str | None:
+        """What the cell wrote before its last line, where the text ends with that; None where all of it is the cell's own."""
+        line = self.last_lines.get(name)
+        is_last = line is not None and text.endswith(line)
+        said = text.removesuffix(line or "")
+        if name == "stderr":
+            self.stderr = (self.stderr + said)[-LONGEST_QUOTE:]
+        if not is_last:
+            return None
+        del self.last_lines[name]
+        return said
+
+
+class Running:
+    """The cell that evcxr has. Its end has two parts, which come in any order: its last lines, and evcxr's answer."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.output = Output()
+        self.presses = 0  # of the stop button
+        self.advise_at: float | None = None
+        self.answer: list[bytes] | None = None
+        self.answered_at = 0.0
+        self.held: list[list[bytes]] = []  # what is said of the cell after its answer
+
+    def wrote_all(self) -> bool:
+        """Once it has been answered: whether all is there that it has written, or will not come."""
+        return not self.output.last_lines or time.monotonic() > self.answered_at + LAG
