@@ -1,5 +1,6 @@
 """Rust kernels for the tests, started as Jupyter starts them."""
 
+import concurrent.futures
 import contextlib
 import hashlib
 import json
@@ -114,8 +115,9 @@ class Kernel:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares a kernel as others have left it is run one after the other, in one process or several."""
-    items.sort(key=lambda item: next((mark.args[0] for mark in item.iter_markers("xdist_group")), ""))
+    """What shares a kernel as others have left it is run one after the other, in one process or several. Those groups, which
+    take long, come before the rest, which then fills up what time is left in each process."""
+    items.sort(key=lambda item: next((mark.args[0] for mark in item.iter_markers("xdist_group")), ""), reverse=True)
 
 
 @pytest.fixture
@@ -161,8 +163,9 @@ def as_new(started: list[Kernel]) -> Callable[[int], list[Kernel]]:
         for kernel in [kernel for kernel in started if not kernel.is_alive()]:
             started.remove(kernel)
             kernel.end()
-        while len(started) < count:
-            started.append(Kernel(ROOT, **WITHOUT_NETWORK))
+        missing = max(0, count - len(started))
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            started.extend(pool.map(lambda _: Kernel(ROOT, **WITHOUT_NETWORK), range(missing)))
         for kernel in started[:count]:
             kernel.clear()
         return started[:count]

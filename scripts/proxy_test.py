@@ -332,7 +332,9 @@ def test_the_stop_button_while_the_library_is_compiled_leaves_out_the_cells_that
     kernel, _, client = ends
     for code in (LOADS, "next()"):
         client.execute(code)
+    client.complete("let")  # arrives after them
     message = kernel.take()
+    assert kernel.take()["msg_type"] == "complete_request"
     assert press_stop(client)(timeout=SECONDS)["content"] == {"status": "ok"}
     assert [client.get_shell_msg(timeout=SECONDS)["content"]["status"] for _ in range(2)] == ["aborted", "aborted"]
     client.execute("later()")
