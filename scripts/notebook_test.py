@@ -3,11 +3,13 @@ committed; and then a class goes on in the same kernel. `scripts/test` runs it."
 
 import html
 import itertools
+import json
 import random
 import re
 
 import nbformat
 import pytest
+import quickjs
 
 from conftest import ROOT
 from execute import EXECUTED
@@ -188,6 +190,92 @@ def test_notebook_09_finds_classes_of_words_and_the_two_meanings_of_one(executed
     within = [table[a][b] for a in range(6) for b in range(6) if a != b and a // 3 == b // 3]
     across = [table[a][b] for a in range(6) for b in range(6) if a // 3 != b // 3]
     assert sum(within) / len(within) > sum(across) / len(across) + 0.03
+
+
+class View:
+    """A view of attention in a page without a browser."""
+
+    def __init__(self, fragment):
+        """Takes the figure's HTML."""
+        data, self.script = re.search(r'data-attention="([^"]*)".*<script>(.*)</script>', fragment, re.DOTALL).groups()
+        self.data = json.loads(html.unescape(data))
+        self.seq = len(self.data["tokens"])
+        self.page = quickjs.Context()
+        self.page.eval((ROOT / "scripts/page.js").read_text())
+        self.ask(f"host.dataset.attention = {json.dumps(json.dumps(self.data))}")
+        self.start()
+
+    def start(self):
+        self.page.eval(self.script)
+
+    def ask(self, code):
+        """The value of a JavaScript expression."""
+        return json.loads(self.page.eval(f"JSON.stringify({code}) ?? 'null'"))
+
+    def says(self):
+        return self.ask("texts('div')")[-1]
+
+    def lines(self):
+        """From which row to which each goes, and its colour. Those of several heads lie beside each other."""
+        row = lambda y: round((float(y) - 18) / 24)
+        return sorted((row(start), row(end), colour) for start, end, colour in self.ask("lines()"))
+
+    def shares(self, side):
+        """The percentages beside the words of a side; those below a half are not shown."""
+        words = [self.ask(f"word('{side}', {token}).all('text').map((text) => text.textContent)") for token in range(self.seq)]
+        assert [said[0] for said in words] == self.data["tokens"]
+        return [int(said[1].removesuffix(" %")) if len(said) > 1 else 0 for said in words]
+
+    def expected(self, layer, heads, query=None, key=None):
+        """The lines of those heads, and the means of their shares in percent: all, or those of a query or a key."""
+        shares = {self.data["colours"][head]: self.data["layers"][layer][head] for head in heads}
+        pairs = itertools.product(range(self.seq), repeat=2)
+        seen = [(row, column) for row, column in pairs if query in (None, row) and key in (None, column)]
+        lines = [(row, column, colour) for row, column in seen for colour in shares if shares[colour][row][column] >= 20]
+        return sorted(lines), [sum(share[row][column] for share in shares.values()) / 10 / len(shares) for row, column in seen]
+
+
+@of(LAB_09)
+def test_the_view_of_attention_shows_the_words_layers_and_heads_that_one_picks(executed):
+    (view,) = [View(cell.outputs[0].data["text/html"]) for cell in executed if "plot::attention_view" in cell.source]
+    every, (token, other) = range(4), (2, 5)
+    words = view.data["tokens"]
+
+    def shows(side, lines, shares):
+        assert view.lines() == lines
+        opposite = {"from": "to", "to": "from"}[side]
+        assert all(abs(shown - share) <= 0.51 for shown, share in zip(view.shares(opposite), shares, strict=True))
+        assert view.shares(side) == [0] * view.seq
+
+    assert view.lines() == view.expected(0, every)[0] and "point at a word" in view.says()
+    view.ask(f"word('from', {token}).onpointerenter()")
+    shows("from", *view.expected(0, every, query=token))
+    assert view.says() == f"{words[token]} looks at … (mean of 4 heads)"
+    view.ask(f"word('to', {other}).onpointerenter()")
+    shows("to", *view.expected(0, every, key=other))
+    assert view.says() == f"… look at {words[other]} (mean of 4 heads)"
+    view.ask("host.all('svg')[0].onpointerleave()")
+    assert view.lines() == view.expected(0, every)[0], "what was pointed at is not kept"
+    view.ask(f"word('from', {token}).onclick()")
+    view.ask("host.all('svg')[0].onpointerleave()")
+    shows("from", *view.expected(0, every, query=token))
+    # The buttons are: layer 1 and 2, head 1 to 4, and all or none.
+    assert view.ask("texts('button')") == ["1", "2", "1", "2", "3", "4", "none"]
+    for press, layer, heads in [("4", 0, [0, 1, 2]), ("3", 0, [0, 1]), ("2", 1, [0, 1])]:
+        view.ask(f"press('{press}')")
+        shows("from", *view.expected(layer, heads, query=token))
+    assert "(mean of 2 heads)" in view.says()
+    view.ask("press('all')")
+    shows("from", *view.expected(1, every, query=token))
+    view.ask("press('none')")
+    assert view.lines() == [] and "(no head)" in view.says()
+    view.ask("press('3')")
+    shows("from", *view.expected(1, [2], query=token))
+    assert "(head 3)" in view.says()
+    view.ask(f"word('from', {token}).onclick()")
+    assert view.lines() == view.expected(1, [2])[0], "a second click lets it go, also of a finger, which has left before it clicks"
+    view.start()  # the script of another figure in the page
+    assert view.lines() == view.expected(1, [2])[0], "it is not started twice"
 
 
 @of(LAB_10)

@@ -127,5 +127,6 @@ pub use candle_nn;
 pub use evcxr_runtime;
 pub use plotters;
 pub use rand;
+#[cfg(feature = "notebook")]
 pub use smartcore;
 pub use tokenizers;

@@ -89,7 +89,8 @@
         group.onclick = () => {
           const again = state.kept?.side === side && state.kept.token === nth;
           state.kept = again ? null : { side, token: nth };
-          point(state.kept);
+          state.pointed = state.kept;
+          drawLines(); // in any case: a finger has left before it clicks
         };
       });
       const several = shown.length > 1 ? `mean of ${shown.length} heads` : shown.length ? `head ${shown[0] + 1}` : "no head";
