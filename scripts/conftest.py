@@ -116,8 +116,14 @@ class Kernel:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What shares a kernel as others have left it is run one after the other, in one process or several. Those groups, which
-    take long, come before the rest, which then fills up what time is left in each process."""
-    items.sort(key=lambda item: next((mark.args[0] for mark in item.iter_markers("xdist_group")), ""), reverse=True)
+    take long, come before the rest, which then fills up what time is left in each process. To start a kernel takes long as
+    well, so who ends one is the last of its group."""
+
+    def order(item: pytest.Item) -> tuple[str, bool]:
+        group = item.get_closest_marker("xdist_group")
+        return group.args[0] if group else "", item.get_closest_marker("ends_a_kernel") is None
+
+    items.sort(key=order, reverse=True)
 
 
 @pytest.fixture

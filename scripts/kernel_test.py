@@ -230,6 +230,7 @@ def test_two_kernels_run_at_once_each_in_a_folder_of_its_own(as_new):
 
 
 @pytest.mark.xdist_group("two kernels")
+@pytest.mark.ends_a_kernel
 def test_a_busy_kernel_leaves_nothing_behind(as_new, warm):
     _, kernel = as_new(2)
     kernel.expect(IMPORTS)  # after that, nothing of its start is at work
