@@ -94,11 +94,12 @@ def install() -> None:
 
 
 def fingerprint() -> str:
-    """Changes when the warm folder must be compiled anew."""
+    """Changes when the warm folder must be compiled anew. Cargo compiles what is newer than its result, also when its content
+    is the same, as after a change that was taken back; if setup did not, each kernel would."""
     digest = hashlib.sha256()
-    files = [ROOT / "Cargo.lock", ROOT / "mlm_core/Cargo.toml", *sorted((ROOT / "mlm_core/src").rglob("*.rs"))]
-    for file in files:
-        digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes() + b"\0")
+    sources = sorted(path for path in (ROOT / "mlm_core/src").rglob("*") if path.is_file())
+    for file in [ROOT / "Cargo.lock", ROOT / "mlm_core/Cargo.toml", *sources]:
+        digest.update(f"{file.relative_to(ROOT)} {file.stat().st_mtime_ns} ".encode() + file.read_bytes() + b"\0")
     digest.update(json.dumps([CARGO_CONFIG, KERNEL_CONFIG, RESTORE_LOCK, LOAD_LIBRARY, LOAD_INFERENCE]).encode())
     digest.update(subprocess.run(["rustc", "-vV"], capture_output=True, check=True).stdout)
     kernel = (LAB / "bin/evcxr_jupyter").resolve()
@@ -248,21 +249,27 @@ def hold(lock: IO[Any]) -> bool:
 
 
 def seed(folder: pathlib.Path) -> None:
-    """Copies the warm folder. Large files of the compiler are linked, not copied: it replaces a file when it changes.
-    Cargo writes over its own notes, which are small, so these must be copies."""
+    """Copies the warm folder. Large files of the compiler are linked, not copied: it replaces a file when it changes. Cargo
+    writes over its own notes, which are small, and the compiler over what it keeps for its next run, so these must be copies;
+    what it keeps of the library is left out, for it is large, and no cell needs it."""
     if not STAMP.exists():  # not made yet, or just being made
         return
+    target = str(WARM / "target")
 
-    def copy(source: str, target: str) -> None:
-        if pathlib.Path(source).stat().st_size > 65536 and str(WARM / "target") in source:
+    def copy(source: str, copied: str) -> None:
+        is_result = source.startswith(target) and "/incremental/" not in source.removeprefix(target)
+        if is_result and pathlib.Path(source).stat().st_size > 65536:
             try:
-                os.link(source, target)
+                os.link(source, copied)
                 return
             except OSError:  # a file system without links
                 pass
-        shutil.copy2(source, target)
+        shutil.copy2(source, copied)
 
-    shutil.copytree(WARM, folder, copy_function=copy, symlinks=True, dirs_exist_ok=True)
+    def leave_out(place: str, names: list[str]) -> list[str]:
+        return [name for name in names if place.endswith("/incremental") and name.startswith("mlm_core-")]
+
+    shutil.copytree(WARM, folder, copy_function=copy, ignore=leave_out, symlinks=True, dirs_exist_ok=True)
 
 
 def sweep() -> None:

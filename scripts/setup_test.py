@@ -40,6 +40,41 @@ def test_a_kernel_with_a_feature_does_not_load_the_library_without_it(tmp_path):
     assert len({line.split()[-1] for line in said.values()}) == 3, "the warm folder knows the features"
 
 
+def test_the_library_is_compiled_anew_when_cargo_would_do_it(monkeypatch, tmp_path):
+    """Where it is newer than its result, whatever its content. If setup did not do it, each kernel would."""
+    monkeypatch.setattr(launcher, "ROOT", tmp_path)
+    (tmp_path / "mlm_core/src/figures").mkdir(parents=True)
+    (tmp_path / "Cargo.lock").touch()
+    (tmp_path / "mlm_core/Cargo.toml").touch()
+    for name in ("lib.rs", "figures/view.js"):
+        file = tmp_path / "mlm_core/src" / name
+        file.write_text("1")
+        before = launcher.fingerprint()
+        assert launcher.fingerprint() == before
+        file.write_text("2")
+        os.utime(file, (1, 1))
+        changed = launcher.fingerprint()
+        os.utime(file, (2, 2))
+        assert len({before, changed, launcher.fingerprint()}) == 3, name
+
+
+def test_a_kernel_cannot_change_the_folder_that_it_starts_from(monkeypatch, tmp_path):
+    warm, folder = tmp_path / "warm", tmp_path / "kernel"
+    monkeypatch.setattr(launcher, "WARM", warm)
+    monkeypatch.setattr(launcher, "STAMP", tmp_path / "stamp")
+    launcher.STAMP.touch()
+    large, small = 100_000 * b"0", b"0"
+    files = {"Cargo.lock": large, "target/deps/lib.rlib": large, "target/deps/lib.d": small}
+    files |= {f"target/incremental/{crate}-1/code.bc": large for crate in ("ctx", "mlm_core")}
+    for name, content in files.items():
+        (warm / name).parent.mkdir(parents=True, exist_ok=True)
+        (warm / name).write_bytes(content)
+    launcher.seed(folder)
+    copied = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    assert files.keys() - copied.keys() == {"target/incremental/mlm_core-1/code.bc"}
+    assert {name for name, path in copied.items() if path.samefile(warm / name)} == {"target/deps/lib.rlib"}
+
+
 def test_the_sweep_takes_the_folders_of_dead_kernels_of_this_computer_only(monkeypatch, tmp_path):
     monkeypatch.setattr(launcher, "KERNELS", tmp_path)
     alive, lock = launcher.claim()
