@@ -10,6 +10,7 @@ loads the library, and what it needs to infer the types of variables, while it s
 would otherwise be spent in the first two cells, when the student is waiting.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -213,8 +214,9 @@ def configure(folder: pathlib.Path) -> dict[str, str]:
 def attach(folder: pathlib.Path) -> str:
     """What connects the library where no prelude has done it: it has changed since the set-up, or after `:clear`."""
     lock = folder / "Cargo.lock"
-    if '"mlm_core"' not in lock.read_text(encoding="utf-8"):  # else it may have packages of the notebook's own as well
-        shutil.copyfile(ROOT / "Cargo.lock", lock)
+    with contextlib.suppress(OSError):  # without it cargo looks for versions itself
+        if '"mlm_core"' not in lock.read_text(encoding="utf-8"):  # else it may have packages of the notebook's own as well
+            shutil.copyfile(ROOT / "Cargo.lock", lock)
     return LOAD_LIBRARY + ATTACH
 
 
