@@ -8,7 +8,7 @@ LAG = 2
 # Letters: of what a failed cell's answer quotes of its stderr.
 LONGEST_QUOTE = 4_000
 
-# A message of the protocol.
+# A message of the Jupyter protocol.
 Message = dict[str, Any]
 
 

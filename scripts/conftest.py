@@ -17,14 +17,13 @@ from jupyter_client.asynchronous import AsyncKernelClient
 from jupyter_client.manager import KernelManager
 from jupyter_client.provisioning import LocalProvisioner
 
+from cells import Message
 from execute import execute
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WARM = ROOT / ".lab/warm"
 # Cargo asks where nobody listens: no test needs a network.
 WITHOUT_NETWORK = {"CARGO_HTTP_PROXY": "127.0.0.1:9"}
-# A message of Jupyter's protocol.
-Message = dict[str, Any]
 
 
 class Kernel:
