@@ -1,6 +1,5 @@
 """The proxy between a front end and evcxr, for which the test answers. `scripts/test` runs it."""
 
-import json
 import queue
 import socket
 import threading
@@ -14,76 +13,7 @@ from jupyter_client.session import Session
 
 from library import LONGEST_LINE
 from proxy import COMPILING, ENDED, NOT_LISTENING, PATIENCE, PAUSE, Proxy
-
-SECONDS = 10  # after which a message is missing
-
-
-class Kernel:
-    """Evcxr's side, where the test is evcxr."""
-
-    def __init__(self, connection):
-        self.session = Session(key=connection["key"].encode())
-        self.context = zmq.Context()
-        self.sockets = {}
-        for channel in ("shell", "control", "stdin", "iopub"):
-            self.sockets[channel] = self.context.socket(zmq.PUB if channel == "iopub" else zmq.ROUTER)
-            self.sockets[channel].bind(f"tcp://127.0.0.1:{connection[f'{channel}_port']}")
-
-    def take(self, channel="shell", seconds=SECONDS):
-        """The next message, with whom to answer; None where none comes."""
-        if not self.sockets[channel].poll(1000 * seconds):
-            return None
-        identities, parts = self.session.feed_identities(self.sockets[channel].recv_multipart())
-        return {**self.session.deserialize(parts), "identities": identities}
-
-    def greet(self):
-        """Answers as long as greetings come: the proxy waits until it hears what is published."""
-        while message := self.take(seconds=0.6):
-            self.publish(message, "status", execution_state="busy")
-            self.answer(message, status="ok")
-            self.publish(message, "status", execution_state="idle")
-
-    def answer(self, message, channel="shell", **content):
-        kind = message["msg_type"].replace("_request", "_reply")
-        self.session.send(self.sockets[channel], kind, content, parent=message, ident=message["identities"])
-
-    def publish(self, message, kind, **content):
-        self.session.send(self.sockets["iopub"], kind, content, parent=message)
-
-    def run(self, **content):
-        """Takes a cell and answers to it as evcxr does; returns its code."""
-        message = self.take()
-        time.sleep(0.1)  # evcxr compiles
-        self.publish(message, "status", execution_state="busy")
-        self.publish(message, "execute_input", code=message["content"]["code"], execution_count=2)
-        self.answer(message, **{"status": "ok", "execution_count": 2, **content})
-        self.publish(message, "status", execution_state="idle")
-        return message["content"]["code"]
-
-    def close(self):
-        self.context.destroy(linger=0)
-
-
-class Library:
-    """The library's side."""
-
-    def __init__(self, proxy, secret=None):
-        port, right = proxy.environment()["MLM_KERNEL"].split()
-        self.socket = socket.create_connection(("127.0.0.1", int(port)))
-        self.socket.settimeout(SECONDS)
-        self.socket.sendall(f"{secret or right}\n".encode())
-        self.lines = self.socket.makefile("r")
-        time.sleep(0.2)  # until it is let in
-
-    def say(self, **message):
-        self.socket.sendall(f"{json.dumps(message)}\n".encode())
-
-    def hears(self):
-        """The next word; none where the connection is closed."""
-        try:
-            return self.lines.readline().strip()
-        except ConnectionResetError:
-            return ""
+from stand_ins import SECONDS, Kernel, Library
 
 
 @pytest.fixture

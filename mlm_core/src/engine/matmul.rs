@@ -345,19 +345,16 @@ mod tests {
     use crate::engine::factors::Panels;
 
     /// The widest vectors of the machine, narrower ones, and none.
-    fn paths() -> Vec<fn(Product<'_>)> {
-        let paths: &[fn(Product<'_>)] = &[
-            |product| arch().dispatch(product),
-            #[cfg(target_arch = "x86_64")]
-            |product| match pulp::x86::V3::try_new() {
-                Some(narrower) => Simd::vectorize(narrower, product),
-                None => arch().dispatch(product),
-            },
-            |product| pulp::Scalar128b.vectorize(product),
-            |product| pulp::Scalar.vectorize(product),
-        ];
-        paths.to_vec()
-    }
+    const PATHS: &[fn(Product<'_>)] = &[
+        |product| arch().dispatch(product),
+        #[cfg(target_arch = "x86_64")]
+        |product| match pulp::x86::V3::try_new() {
+            Some(narrower) => Simd::vectorize(narrower, product),
+            None => arch().dispatch(product),
+        },
+        |product| pulp::Scalar128b.vectorize(product),
+        |product| pulp::Scalar.vectorize(product),
+    ];
 
     /// Every height of a tile, panels that are not full, more rows and products than are taken at once, each way to lie in
     /// memory.
@@ -386,7 +383,7 @@ mod tests {
             };
             let start = [Start::Zero, Start::Target, Start::Bias(&bias)][round % 5 % 3];
             let right = panels.right(right);
-            let products = paths().into_iter().map(|path| {
+            let products = PATHS.iter().map(|path| {
                 let mut product = before.clone();
                 path(Product { left, right, start, target: Target::new(&mut product, columns + 3) });
                 product
