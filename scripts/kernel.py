@@ -20,6 +20,7 @@ import platform
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -175,7 +176,7 @@ def run(connection_file: str) -> NoReturn:
             folder, lock = claim()
             seed(folder)
         front = json.loads(pathlib.Path(connection_file).read_text(encoding="utf-8"))
-        own_file, back = write_connection_file(str(folder / "connection.json"), key=front["key"].encode())
+        own_file, back = write_connection_file(str(folder / "connection.json"), key=front["key"].encode(), **own_ports())
         proxy = Proxy(front, back, lambda: attach(folder))
         kernel = subprocess.Popen(
             [LAB / "bin/evcxr_jupyter", "--control_file", own_file],
@@ -195,6 +196,21 @@ def run(connection_file: str) -> NoReturn:
         if lock:
             # In a session of its own: Jupyter kills a kernel that takes more than a few seconds to end.
             subprocess.Popen(["rm", "-rf", folder, lock.name], start_new_session=True)
+
+
+def own_ports() -> dict[str, Any]:
+    """Ports for evcxr, which takes them a while later and ends where one is taken by then. A system lends the free ports that
+    it is asked for again at once, to another kernel or a connection; so these lie below all that it lends (Linux: from 32768
+    on, others from 49152), and kernels that start at the same time look for theirs in different places."""
+    names = ["shell_port", "iopub_port", "stdin_port", "control_port", "hb_port"]
+    ports: dict[str, Any] = {}
+    for port in range(20_000 + len(names) * os.getpid() % 10_000, 32_768):
+        with contextlib.suppress(OSError), socket.socket() as trial:
+            trial.bind(("127.0.0.1", port))
+            ports[names[len(ports)]] = port
+        if len(ports) == len(names):
+            break
+    return ports
 
 
 def configure(folder: pathlib.Path) -> dict[str, str]:
