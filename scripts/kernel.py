@@ -199,9 +199,9 @@ def run(connection_file: str) -> NoReturn:
 
 
 def own_ports() -> dict[str, Any]:
-    """Ports for evcxr, which takes them a while later and ends where one is taken by then. A system lends the free ports that
-    it is asked for again at once, to another kernel or a connection; so these lie below all that it lends (Linux: from 32768
-    on, others from 49152), and kernels that start at the same time look for theirs in different places."""
+    """Ports for evcxr, which takes them a while later and ends where one is taken by then. A free port that a system lends may
+    be lent again, to another kernel or a connection, as soon as it is let go; so these lie below all that systems lend (Linux:
+    from 32768 on, others from 49152), and kernels that start at the same time look for theirs in different places."""
     names = ["shell_port", "iopub_port", "stdin_port", "control_port", "hb_port"]
     ports: dict[str, Any] = {}
     for port in range(20_000 + len(names) * os.getpid() % 10_000, 32_768):

@@ -78,14 +78,16 @@ def test_a_kernel_cannot_change_the_folder_that_it_starts_from(monkeypatch, tmp_
 
 def test_the_ports_of_a_kernel_are_lent_to_nobody_else(monkeypatch):
     """Systems lend ports from 32768 on; evcxr ends where one of its own is taken before it listens."""
-    ports, another = set(launcher.own_ports().values()), os.getpid() + 1_000
+    ports = set(launcher.own_ports().values())
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", min(ports)))
-        others = set(launcher.own_ports().values())
+        beside_taken = set(launcher.own_ports().values())
+    another = os.getpid() + 1_000
     monkeypatch.setattr(os, "getpid", lambda: another)
     of_another = set(launcher.own_ports().values())
-    assert [len(each) for each in (ports, others, of_another)] == [5, 5, 5] and max(ports | others | of_another) < 32_768
-    assert min(ports) not in others and not ports & of_another
+    assert [len(each) for each in (ports, beside_taken, of_another)] == [5, 5, 5]
+    assert max(ports | beside_taken | of_another) < 32_768
+    assert min(ports) not in beside_taken and not ports & of_another
 
 
 def test_the_sweep_takes_the_folders_of_dead_kernels_of_this_computer_only(monkeypatch, tmp_path):
