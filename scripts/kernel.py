@@ -42,6 +42,8 @@ HOST = re.sub(r"[^A-Za-z0-9]", "_", platform.node())
 
 # Set where the kernel is to compile in the warm folder itself.
 IN_WARM_FOLDER = "MLM_LAB_WARM"
+# In a kernel's folder, how the launcher and evcxr speak with each other.
+CONNECTION = "connection.json"
 # How the kernels compile. The library gets all optimisations; the code of a cell gets none, which halves the time that a
 # cell takes to compile and costs nothing where the library does the work. For a loop of one's own: `:opt 3`.
 CARGO_CONFIG = """\
@@ -172,12 +174,14 @@ def run(connection_file: str) -> NoReturn:
     proxy: Proxy | None = None
     try:
         if IN_WARM_FOLDER not in os.environ:
-            sweep()
             folder, lock = claim()
-            seed(folder)
         front = json.loads(pathlib.Path(connection_file).read_text(encoding="utf-8"))
-        own_file, back = write_connection_file(str(folder / "connection.json"), key=front["key"].encode(), **own_ports())
+        own_file, back = write_connection_file(str(folder / CONNECTION), key=front["key"].encode(), **own_ports())
+        # Before the copy: the ports that Jupyter has chosen are free to be lent to others until something listens there.
         proxy = Proxy(front, back, lambda: attach(folder))
+        if lock:
+            sweep()
+            seed(folder)
         kernel = subprocess.Popen(
             [LAB / "bin/evcxr_jupyter", "--control_file", own_file],
             env={**os.environ, **configure(folder), **proxy.environment()},
@@ -269,7 +273,7 @@ def hold(lock: IO[Any]) -> bool:
 def seed(folder: pathlib.Path) -> None:
     """Copies the warm folder. Large files of the compiler are linked, not copied: it replaces a file when it changes. Cargo
     writes over its own notes, which are small, and the compiler over what it keeps for its next run, so these must be copies;
-    what it keeps of the library is left out, for it is large, and no cell needs it."""
+    what it keeps of the library is left out, for it is large, and no cell needs it, and so is where the warm kernel listened."""
     if not STAMP.exists():  # not made yet, or just being made
         return
     target = str(WARM / "target")
@@ -285,7 +289,8 @@ def seed(folder: pathlib.Path) -> None:
         shutil.copy2(source, copied)
 
     def leave_out(place: str, names: list[str]) -> list[str]:
-        return [name for name in names if place.endswith("/incremental") and name.startswith("mlm_core-")]
+        kept_by_compiler = place.endswith("/incremental")
+        return [name for name in names if name == CONNECTION or (kept_by_compiler and name.startswith("mlm_core-"))]
 
     shutil.copytree(WARM, folder, copy_function=copy, ignore=leave_out, symlinks=True, dirs_exist_ok=True)
 

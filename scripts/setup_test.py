@@ -70,7 +70,12 @@ def test_a_kernel_cannot_change_the_folder_that_it_starts_from(monkeypatch, tmp_
     for name, content in files.items():
         (warm / name).parent.mkdir(parents=True, exist_ok=True)
         (warm / name).write_bytes(content)
+    (warm / launcher.CONNECTION).write_text("of the kernel that made the folder")
+    folder.mkdir()
+    (folder / launcher.CONNECTION).write_text("its own")
     launcher.seed(folder)
+    assert (folder / launcher.CONNECTION).read_text() == "its own"
+    (folder / launcher.CONNECTION).unlink()
     copied = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     assert files.keys() - copied.keys() == {"target/incremental/mlm_core-1/code.bc"}
     assert {name for name, path in copied.items() if path.samefile(warm / name)} == {"target/deps/lib.rlib"}
@@ -88,6 +93,26 @@ def test_the_ports_of_a_kernel_are_lent_to_nobody_else(monkeypatch):
     assert [len(each) for each in (ports, beside_taken, of_another)] == [5, 5, 5]
     assert max(ports | beside_taken | of_another) < 32_768
     assert min(ports) not in beside_taken and not ports & of_another
+
+
+def test_the_ports_that_jupyter_has_chosen_are_taken_before_the_folder_is_copied(tmp_path):
+    connection, chosen = write_connection_file(str(tmp_path / "connection.json"))
+    code = """if True:
+        import socket, sys
+        import kernel
+        connection, *ports = sys.argv[1:]
+
+        def seed(folder):
+            for port in ports:
+                socket.create_connection(("127.0.0.1", int(port))).close()
+            sys.exit("it listens")
+
+        kernel.seed = seed
+        kernel.run(connection)
+    """
+    ports = [str(port) for name, port in chosen.items() if name.endswith("_port")]
+    done = subprocess.run([sys.executable, "-c", code, connection, *ports], cwd=SCRIPTS, capture_output=True, text=True)
+    assert len(ports) == 5 and done.stderr == "it listens\n"
 
 
 def test_the_sweep_takes_the_folders_of_dead_kernels_of_this_computer_only(monkeypatch, tmp_path):
