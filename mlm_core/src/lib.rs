@@ -109,6 +109,7 @@ pub use model::reference::Reference;
 pub use model::weights::Weights;
 pub use text::batch::{Batch, DataLoader, Epoch, IGNORED_LABEL, PaddedBatch};
 pub use text::corpus::{Corpus, Layout};
+pub use text::coverage::Coverage;
 pub use text::grammar::Grammar;
 pub use text::masking::{MaskedTokens, Masker, Masking, Treatment};
 pub use text::sequences::Sequences;

@@ -218,7 +218,7 @@ fn the_lab_from_a_terminal() {
     let texts = ["The quick brown [MASK] jumps over the lazy dog", "The [MASK] is a [MASK]"];
     let said = |output: &Output| String::from_utf8(output.stdout.clone()).unwrap();
     let filled = mlm(&["fill-mask", "--model", out, texts[0], texts[1]]);
-    assert!(said(&filled).contains("the quick brown fox jumps over the lazy dog\n  [MASK]  fox "), "{filled:?}");
+    assert!(said(&filled).contains("The quick brown fox jumps over the lazy dog\n  [MASK]  fox "), "{filled:?}");
     let mut piped = program();
     piped.args(["fill-mask", "--model", out, "--top-k", "3", "--json"]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut piped = piped.spawn().unwrap();
@@ -234,6 +234,43 @@ fn the_lab_from_a_terminal() {
     let png = fs::read(png).unwrap();
     let number = |at: usize| u32::from_be_bytes(png[at..at + 4].try_into().unwrap());
     assert_eq!((&png[1..4], number(16), number(20)), (b"PNG".as_slice(), 1440, 800));
+}
+
+/// A perplexity says nothing of the words that the vocabulary does not know; how many there are is said.
+#[test]
+fn unknown_words_are_counted_and_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (out, greek, chinese) = (&path("run"), &path("greek.txt"), &path("chinese.txt"));
+    fs::write(greek, "\u{3b7} \u{3b3}\u{3ac}\u{3c4}\u{3b1}\nthe lazy dog \u{3ba}\u{3b1}\u{3b9} fox\n").unwrap();
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/five_sentences.txt");
+    let shape = ["--d-model", "8", "--d-ff", "16", "--heads", "2", "--epochs", "1"];
+    let train = |corpus: &str, out: &str, more: &[&str]| {
+        mlm(&[&["train", "--corpus", corpus, "--out", out, "--json"], &shape[..], more].concat())
+    };
+    let known = train(corpus, out, &["--validation", "0"]);
+    assert!(!stderr(&known).contains("warning") && !stderr(&known).contains("known words"), "{known:?}");
+
+    let eval = mlm(&["eval", "--model", out, "--corpus", greek, "--json"]);
+    let outcome = json(&eval);
+    let number = |name: &str| outcome[name].as_f64().unwrap();
+    assert_eq!((number("words"), number("unknown_words"), number("unknown_share")), (7.0, 3.0, 3.0 / 7.0));
+    assert_eq!((number("sequences"), number("sequences_left_out")), (1.0, 1.0));
+    assert!(stderr(&eval).contains("warning: the text: 3 of 7 words unknown (42.9 %)"), "{eval:?}");
+    let said = mlm(&["eval", "--model", out, "--corpus", greek]).stdout;
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains(" of the known words (3 are unknown), ") && said.contains("1 sequences left out"), "{said}");
+
+    // What is held back has signs that the other half does not have.
+    let lines = (0x4e00..0x4e00 + 200).filter_map(char::from_u32).map(|sign| format!("the {sign}\n"));
+    fs::write(chinese, lines.collect::<String>()).unwrap();
+    let trained = train(chinese, &path("chinese"), &["--validation", "0.5"]);
+    let outcome = json(&trained);
+    assert_eq!(outcome["training_text"]["unknown_words"], 0);
+    assert_eq!(outcome["validation_text"]["unknown_share"], 0.5);
+    assert!(stderr(&trained).contains("warning: validation: 100 of 200 words unknown (50.0 %)"), "{trained:?}");
+    let epochs = stderr(&trained).matches(" of the known words (100 are unknown)").count();
+    assert_eq!(epochs, 2, "before training and after the epoch: {trained:?}");
 }
 
 const SMALL: [&str; 9] = ["bench", "--vocab-size", "50", "--batch-size", "3", "--seq-len", "7", "--steps", "5"];

@@ -59,7 +59,7 @@ impl Unigram {
     fn conclude(&self, seen: u32, probabilities: &mut [f64]) {
         let likelihood = self.masker.likelihood_where_chosen(seen);
         for (id, probability) in (0..).zip(probabilities) {
-            let special = self.masker.special().contains(id);
+            let special = self.masker.is_special(id);
             *probability *= if special { 0.0 } else { likelihood.of(seen, id) };
         }
     }

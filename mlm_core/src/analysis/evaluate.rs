@@ -102,7 +102,7 @@ const RECOVERY_BATCH: usize = 32;
 /// When the tokenizer's vocabulary is larger than the model's.
 pub fn recovery(predictor: &(impl Predictor + ?Sized), tokenizer: &Tokenizer, corpus: &Corpus) -> Result<Recovery> {
     let (mut sequences, mut tasks) = (Vec::with_capacity(corpus.len()), Vec::new());
-    for (sentence, windows) in tokenizer.windows(corpus, predictor.max_len())?.into_iter().enumerate() {
+    for (sentence, windows) in tokenizer.windows_of_sentences(corpus, predictor.max_len())?.into_iter().enumerate() {
         for ids in windows {
             check_ids(predictor.vocab(), "text", &ids)?;
             tasks.extend(tokenizer.words(&ids).into_iter().map(|word| (sentence, sequences.len(), word)));

@@ -33,7 +33,7 @@ use crate::text::tokenizer::Tokenizer;
 /// let tokenizer = Tokenizer::train(&Corpus::from_lines(["the cat our dog eats fish meat ."])?, 1000, true)?;
 /// let floor = BayesFloor::new(&grammar, &tokenizer, Masking::always_mask())?;
 /// let filled = fill_mask(&floor, &tokenizer, "The [MASK] eats [MASK].", 1)?;
-/// assert_eq!(filled.filled, "the dog eats meat.");
+/// assert_eq!(filled.filled, "The dog eats meat.");
 /// assert!((filled.masks[0][0].probability - 0.6).abs() < 1e-9);
 /// # Ok(())
 /// # }

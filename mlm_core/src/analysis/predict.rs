@@ -1,10 +1,12 @@
 //! Takes a text with gaps, gives the tokens that the model would fill them with; showing them is left to
 //! [`crate::figures::markup`].
 
+use std::ops::Range;
+
 use crate::analysis::predictor::Predictor;
 use crate::error::{Error, Result};
 use crate::text::batch::Batch;
-use crate::text::tokenizer::Tokenizer;
+use crate::text::tokenizer::{CONTINUATION, Tokenizer};
 
 /// A token that may fill a gap.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +24,7 @@ pub struct Prediction {
 pub struct FilledMask {
     /// The text as it was given.
     pub text: String,
-    /// The text with the most likely token in each gap, as the tokenizer spells it.
+    /// The text with the most likely token in each gap; all else of it as it was given.
     pub filled: String,
     /// For each `[MASK]`, the most likely tokens, the best first; never empty.
     pub masks: Vec<Vec<Prediction>>,
@@ -54,7 +56,7 @@ pub fn fill_mask(
     if top_k == 0 {
         return Err(Error::argument("top_k", "at least 1", top_k));
     }
-    let mut ids = tokenizer.encode(text)?;
+    let (ids, places) = tokenizer.encode_with_places(text)?;
     let max_len = predictor.max_len();
     if ids.len() > max_len {
         let expected = format!("at most {max_len} tokens with [CLS] and [SEP], the longest that the model reads");
@@ -64,14 +66,13 @@ pub fn fill_mask(
     if batch.masked_rows.is_empty() {
         return Err(Error::argument("text", "at least one [MASK]", format!("{text:?}")));
     }
-    let mut masks = Vec::with_capacity(batch.masked_rows.len());
-    for (scores, &row) in predictor.log_probabilities(&batch)?.rows().zip(&batch.masked_rows) {
+    let mut masks: Vec<Vec<Prediction>> = Vec::with_capacity(batch.masked_rows.len());
+    for scores in predictor.log_probabilities(&batch)?.rows() {
         let mut order: Vec<usize> = (0..scores.len()).collect();
         order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
         order.truncate(top_k);
         let best = order[0];
         order.retain(|&id| id == best || scores[id] != f64::NEG_INFINITY);
-        ids[row] = best as u32;
         masks.push(
             (order.into_iter())
                 .map(|id| Prediction {
@@ -82,5 +83,51 @@ pub fn fill_mask(
                 .collect(),
         );
     }
-    Ok(FilledMask { text: text.to_owned(), filled: tokenizer.decode(&ids)?, masks })
+    let gaps = batch.masked_rows.iter().map(|&row| &places[row]);
+    let filled = fill(text, gaps.zip(masks.iter().map(|predictions| predictions[0].token.as_str())));
+    let filled = filled.ok_or_else(|| Error::Tokenizer("it does not say where the gaps of the text are".to_owned()))?;
+    Ok(FilledMask { text: text.to_owned(), filled, masks })
+}
+
+/// A text with a token in each of its gaps, which stand where the ranges say, in bytes; none, if they are no parts of it one
+/// after the other. A piece that continues a word (`##ing`) joins the one before it.
+fn fill<'a>(text: &str, gaps: impl IntoIterator<Item = (&'a Range<usize>, &'a str)>) -> Option<String> {
+    let (mut filled, mut end) = (String::with_capacity(text.len()), 0);
+    for (gap, token) in gaps {
+        filled += text.get(end..gap.start)?;
+        match token.strip_prefix(CONTINUATION) {
+            Some(piece) => {
+                filled.truncate(filled.trim_end().len());
+                filled += piece;
+            }
+            None => filled += token,
+        }
+        end = gap.end;
+    }
+    Some(filled + text.get(end..)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(text: &str, tokens: &[&str]) -> Option<String> {
+        let gaps: Vec<Range<usize>> = text.match_indices("[MASK]").map(|(at, gap)| at..at + gap.len()).collect();
+        fill(text, gaps.iter().zip(tokens.iter().copied()))
+    }
+
+    #[test]
+    fn only_the_gaps_are_filled() {
+        let text = "It's  a [MASK], isn't it? \u{ab}[MASK]\u{bb} e\u{301}";
+        assert_eq!(filled(text, &["cake", "lie"]).unwrap(), "It's  a cake, isn't it? \u{ab}lie\u{bb} e\u{301}");
+        assert_eq!(filled("we play [MASK] [MASK] now", &["##ing", "##s"]).unwrap(), "we playings now");
+    }
+
+    #[test]
+    fn a_gap_that_is_no_part_of_the_text_is_none() {
+        for gap in [1..2, 3..9, 9..9] {
+            assert_eq!(fill("a\u{e9}b", [(&gap, "x")]), None, "{gap:?}");
+        }
+        assert_eq!(fill("abc", [(&(1..2), "x"), (&(0..1), "y")]), None);
+    }
 }

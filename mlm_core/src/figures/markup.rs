@@ -59,7 +59,7 @@ pub fn masked_tokens(batch: &Batch, tokenizer: &Tokenizer) -> Result<Figure> {
                     let (background, _) = appearance(batch.treatments[nth]);
                     (coloured(background), batch.targets.get(nth).map(|&target| tokenizer.token(target)))
                 }
-                None if tokenizer.special().contains(id) => ("opacity: 0.6; padding: 1px 3px".to_owned(), None),
+                None if tokenizer.is_special(id) => ("opacity: 0.6; padding: 1px 3px".to_owned(), None),
                 None => ("padding: 1px 3px".to_owned(), None),
             };
             let below = below.map_or_else(|| "&nbsp;".to_owned(), |token| encode_text(&token).into_owned());

@@ -1,12 +1,14 @@
 //! Takes token ids and a generator, gives the masked language modeling task: which tokens the model must recover and
 //! what it sees in their place; leaves the cutting into batches to [`crate::text::batch`].
 
+use std::sync::Arc;
+
 use rand::Rng;
 use rand::rngs::StdRng;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::text::tokenizer::{SpecialIds, Tokenizer};
+use crate::text::tokenizer::{Kind, SpecialIds, Tokenizer};
 
 /// How tokens are masked. The default has the rate and the shares of BERT (Devlin et al. 2019, section 3.1 and appendix
 /// A.1). Each token is drawn by itself, as in Hugging Face's `DataCollatorForLanguageModeling`; BERT's own code shuffles
@@ -118,16 +120,15 @@ pub struct Masker {
     special: SpecialIds,
     /// The tokens that a random replacement is drawn from: all but the special ones.
     replacements: Vec<u32>,
-    /// Per id of the vocabulary: whether the token continues the word before it.
-    continues_word: Vec<bool>,
+    /// What the token of each id is.
+    kinds: Arc<[Kind]>,
 }
 
 impl Masker {
     /// # Errors
     /// When the settings of `masking` are out of range or do not add up.
     pub fn new(tokenizer: &Tokenizer, masking: Masking) -> Result<Self> {
-        let continues_word = (0..tokenizer.vocab() as u32).map(|id| tokenizer.continues_word(id)).collect();
-        Self::for_words(continues_word, tokenizer.special(), masking)
+        Self::of_kinds(Arc::clone(tokenizer.kinds()), tokenizer.special(), masking)
     }
 
     /// Masks for ids that come from elsewhere, of a vocabulary in which every token is a word.
@@ -135,17 +136,19 @@ impl Masker {
     /// # Errors
     /// When the settings of `masking` are out of range or do not add up, or all tokens are special.
     pub fn without_tokenizer(vocab: usize, special: SpecialIds, masking: Masking) -> Result<Self> {
-        Self::for_words(vec![false; vocab], special, masking)
+        let kind = |id| if special.contains(id) { Kind::Special } else { Kind::Start };
+        Self::of_kinds((0..vocab as u32).map(kind).collect(), special, masking)
     }
 
-    fn for_words(continues_word: Vec<bool>, special: SpecialIds, masking: Masking) -> Result<Self> {
+    fn of_kinds(kinds: Arc<[Kind]>, special: SpecialIds, masking: Masking) -> Result<Self> {
         masking.validate()?;
-        let vocab = continues_word.len();
-        let replacements: Vec<u32> = (0..vocab as u32).filter(|&id| !special.contains(id)).collect();
+        let vocab = kinds.len();
+        let is_text = |id: &u32| matches!(kinds[*id as usize], Kind::Start | Kind::Continuation);
+        let replacements: Vec<u32> = (0..vocab as u32).filter(is_text).collect();
         if replacements.is_empty() {
             return Err(Error::argument("tokenizer", "a vocabulary with more than special tokens", vocab));
         }
-        Ok(Self { masking, special, replacements, continues_word })
+        Ok(Self { masking, special, replacements, kinds })
     }
 
     /// The settings.
@@ -160,7 +163,12 @@ impl Masker {
 
     /// The size of the vocabulary.
     pub(crate) fn vocab(&self) -> usize {
-        self.continues_word.len()
+        self.kinds.len()
+    }
+
+    /// Whether a token of the vocabulary is special, and so never masked.
+    pub(crate) fn is_special(&self, id: u32) -> bool {
+        self.kinds[id as usize] == Kind::Special
     }
 
     /// How likely `seen` is to be seen where a token was chosen.
@@ -198,8 +206,8 @@ impl Masker {
     /// As [`Self::mask`] for `input_ids`, in the memory of masks drawn before.
     pub(crate) fn mask_again(&self, outcome: &mut MaskedTokens, rng: &mut StdRng) -> Result<()> {
         let MaskedTokens { input_ids, masked_rows, targets, treatments } = outcome;
-        if let Some(id) = input_ids.iter().find(|&&id| id as usize >= self.continues_word.len()) {
-            let expected = format!("ids below {}, the size of the vocabulary", self.continues_word.len());
+        if let Some(id) = input_ids.iter().find(|&&id| id as usize >= self.vocab()) {
+            let expected = format!("ids below {}, the size of the vocabulary", self.vocab());
             return Err(Error::argument("tokens", expected, id));
         }
         let units = self.choose(input_ids, masked_rows, |_| rng.random::<f64>() < self.masking.rate);
@@ -228,8 +236,9 @@ impl Masker {
         rows.clear();
         let (mut units, mut chosen, mut after_special) = (0, false, true);
         for (row, &token) in tokens.iter().enumerate() {
-            let special = self.special.contains(token);
-            let continues = self.masking.whole_word && self.continues_word[token as usize] && !after_special;
+            let kind = self.kinds[token as usize];
+            let special = kind == Kind::Special;
+            let continues = self.masking.whole_word && kind == Kind::Continuation && !after_special;
             if special {
                 chosen = false;
             } else if !continues {

@@ -6,6 +6,11 @@ pub(crate) mod notation;
 pub(crate) mod grammar;
 pub(crate) mod tokenizer;
 
+pub(crate) mod pretrained;
+pub(crate) mod vocabulary;
+
+pub(crate) mod coverage;
+
 pub(crate) mod sequences;
 pub(crate) mod windows;
 

@@ -1,34 +1,31 @@
-//! Takes a [`Corpus`] or a saved vocabulary, gives a WordPiece tokenizer: text to token ids and back; cutting them to the
-//! length of a model is left to [`crate::text::windows`].
+//! Takes a vocabulary, gives a WordPiece tokenizer: text to token ids and back. Learning a vocabulary is left to
+//! [`crate::text::vocabulary`], reading one from files to [`crate::text::pretrained`], cutting ids to the length of a model to
+//! [`crate::text::windows`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
+use std::sync::Arc;
 
 use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
-use tokenizers::models::wordpiece::{WordPiece, WordPieceTrainer};
+use tokenizers::models::ModelWrapper;
+use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Trainer};
-
-use serde_json::{Value, json};
+use tokenizers::{AddedToken, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
 
 use crate::error::{Error, Result};
-use crate::files;
-use crate::kernel::{ProgressLine, check_interrupt};
+use crate::kernel::ProgressLine;
 use crate::text::corpus::Corpus;
-
-const JSON: &str = "tokenizer.json";
-const CONFIG: &str = "tokenizer_config.json";
-const VOCAB: &str = "vocab.txt";
 
 /// The five special tokens of BERT, in the order in which a trained vocabulary starts with them.
 pub const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
 /// The mark of a piece that continues a word: `playing` may become `play` `##ing`.
-const CONTINUATION: &str = "##";
+pub(crate) const CONTINUATION: &str = "##";
+
+/// More ids than any vocabulary has: what a damaged file asks for.
+const MOST_IDS: usize = 1 << 24;
 
 /// How many sentences are encoded together: by all cores, and between two looks at the stop button.
 const ENCODED_TOGETHER: usize = 10_000;
@@ -73,126 +70,31 @@ impl SpecialIds {
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: SpecialIds,
-    vocab: usize,
+    /// Of each id, what its token is.
+    kinds: Arc<[Kind]>,
+}
+
+/// What the token of an id is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// One of BERT's five, or another that the vocabulary says is special: no part of the text.
+    Special,
+    /// A word, or the start of one.
+    Start,
+    /// What continues the word before it (`##ing`).
+    Continuation,
+    /// No token has this id.
+    Missing,
 }
 
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Tokenizer {{ vocab: {} }}", self.vocab)
+        write!(f, "Tokenizer {{ vocab: {} }}", self.vocab())
     }
 }
 
 impl Tokenizer {
-    /// Learns a vocabulary of at most `vocab` tokens from the corpus: the special tokens, then its characters (at
-    /// the start and inside of words), then the pieces that merging the most frequent neighbours gives, until the
-    /// size is reached or every word of the corpus is one piece. The same corpus always gives the same ids.
-    ///
-    /// When there are more characters than `vocab` has room for, the most frequent ones are kept and words with
-    /// others become `[UNK]`.
-    ///
-    /// Source: Schuster and Nakajima 2012, "Japanese and Korean Voice Search", where the next merge is the one that raises
-    /// the likelihood of the text most (Wu et al. 2016, section 4.1, on Google's translation system, refer to
-    /// it). The `tokenizers` crate, used here, takes the most frequent pair.
-    ///
-    /// # Errors
-    /// When `vocab` leaves no room beside the special tokens for one character.
-    pub fn train(corpus: &Corpus, vocab: usize, lowercase: bool) -> Result<Self> {
-        let minimum = SPECIAL_TOKENS.len() + 2;
-        if vocab < minimum {
-            let expected =
-                format!("at least {minimum} (the {} special tokens and one character)", SPECIAL_TOKENS.len());
-            return Err(Error::argument("vocab", expected, vocab));
-        }
-        let normalizer = bert_normalizer(lowercase);
-        let mut words: BTreeMap<String, usize> = BTreeMap::new();
-        let mut progress = ProgressLine::new("counting words", corpus.len(), "sentences");
-        for (nth, sentence) in corpus.sentences().iter().enumerate() {
-            progress.at(nth)?;
-            let mut text = PreTokenizedString::from(sentence.as_str());
-            text.normalize(|piece| normalizer.normalize(piece)).map_err(failed)?;
-            BertPreTokenizer.pre_tokenize(&mut text).map_err(failed)?;
-            for (word, _, _) in text.get_splits(OffsetReferential::Normalized, OffsetType::Byte) {
-                *words.entry(word.to_owned()).or_default() += 1;
-            }
-        }
-
-        progress.end();
-        let alphabet = alphabet(&words, vocab - SPECIAL_TOKENS.len());
-        words.retain(|word, _| word.chars().all(|c| alphabet.contains(&c)));
-        // The trainer numbers inner characters (`##a`) in the order of a hash map, which differs from run to run, and
-        // breaks ties between merges by these numbers. Handing it all first pieces in a fixed order, as if they were
-        // special, makes the vocabulary the same each time.
-        let mut pieces: Vec<String> = SPECIAL_TOKENS.map(String::from).to_vec();
-        pieces.extend(alphabet.iter().map(char::to_string));
-        let inner: BTreeSet<char> = words.keys().flat_map(|word| word.chars().skip(1)).collect();
-        pieces.extend(inner.iter().map(|c| format!("{CONTINUATION}{c}")));
-        let mut trainer = WordPieceTrainer::builder()
-            .vocab_size(vocab)
-            .min_frequency(0)
-            .show_progress(false)
-            .special_tokens(pieces.into_iter().map(|piece| AddedToken::from(piece, true)).collect())
-            .build();
-        let occurrences = words.iter().flat_map(|(word, &count)| std::iter::repeat_n(word.as_str(), count));
-        trainer.feed(occurrences, |word| Ok(vec![word.to_owned()])).map_err(failed)?;
-        check_interrupt()?;
-        let mut model = WordPiece::default();
-        trainer.train(&mut model).map_err(failed)?;
-        Self::from_model(model, normalizer, "the trained vocabulary")
-    }
-
-    /// Loads a `vocab.txt` as BERT's releases have it: one token a line, its id the line number from 0.
-    ///
-    /// # Errors
-    /// When the file cannot be read, is not UTF-8, or lacks a special token.
-    pub fn from_vocab(path: impl AsRef<Path>, lowercase: bool) -> Result<Self> {
-        Self::from_vocab_with(path.as_ref(), bert_normalizer(lowercase))
-    }
-
-    fn from_vocab_with(path: &Path, normalizer: BertNormalizer) -> Result<Self> {
-        let vocab = WordPiece::read_bytes(&files::read(path)?).map_err(|error| failed_in(path, error))?;
-        let model = WordPiece::builder().vocab(vocab).build().map_err(|error| failed_in(path, error))?;
-        Self::from_model(model, normalizer, &path.display().to_string())
-    }
-
-    /// Loads the tokenizer of a Hugging Face directory: its `tokenizer.json` or, where there is none, the `vocab.txt` of an
-    /// older release with the settings of `tokenizer_config.json`.
-    ///
-    /// # Errors
-    /// When neither is there, or a file cannot be read or understood, or lacks one of BERT's special tokens.
-    pub fn from_pretrained(dir: impl AsRef<Path>) -> Result<Self> {
-        let dir = dir.as_ref();
-        let [json, config, vocab] = [JSON, CONFIG, VOCAB].map(|name| dir.join(name));
-        if json.exists() {
-            return Self::from_file(json);
-        }
-        if !vocab.exists() {
-            return Err(Error::content(dir, "tokenizer", format!("{JSON} or {VOCAB}"), "neither"));
-        }
-        let settings = if config.exists() { files::read_json(&config)? } else { json!({}) };
-        let flag = |name: &str| match settings.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::Bool(flag)) => Ok(Some(*flag)),
-            Some(other) => Err(Error::content(&config, name, "true, false or null", other)),
-        };
-        let lowercase = flag("do_lower_case")?.unwrap_or(true);
-        let chinese = flag("tokenize_chinese_chars")?.unwrap_or(true);
-        Self::from_vocab_with(&vocab, BertNormalizer::new(true, chinese, flag("strip_accents")?, lowercase))
-    }
-
-    /// Loads a `tokenizer.json` of the Hugging Face `tokenizers` library. Its own truncation and padding are
-    /// switched off, and BERT's `[CLS] … [SEP]` takes the place of its template.
-    ///
-    /// # Errors
-    /// When the file cannot be read or understood, or lacks one of BERT's special tokens.
-    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        // Read as JSON first: the `tokenizers` crate panics at a file that is none.
-        let json = files::read_json(path)?;
-        let inner = serde_json::from_value(json).map_err(|error| failed_in(path, error.into()))?;
-        Self::from_inner(inner, &path.display().to_string())
-    }
-
-    fn from_model(model: WordPiece, normalizer: BertNormalizer, origin: &str) -> Result<Self> {
+    pub(crate) fn from_model(model: WordPiece, normalizer: BertNormalizer, origin: &str) -> Result<Self> {
         let mut inner = tokenizers::Tokenizer::new(model);
         inner.with_normalizer(Some(normalizer)).map_err(failed)?;
         inner.with_pre_tokenizer(Some(BertPreTokenizer));
@@ -200,7 +102,7 @@ impl Tokenizer {
         Self::from_inner(inner, origin)
     }
 
-    fn from_inner(mut inner: tokenizers::Tokenizer, origin: &str) -> Result<Self> {
+    pub(crate) fn from_inner(mut inner: tokenizers::Tokenizer, origin: &str) -> Result<Self> {
         let id = |token: &str| {
             inner.token_to_id(token).ok_or_else(|| {
                 let needed = SPECIAL_TOKENS.join(" ");
@@ -228,48 +130,18 @@ impl Tokenizer {
             })
             .map_err(Error::Tokenizer)?;
         inner.with_post_processor(Some(template));
-        let vocab = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        Ok(Self { inner, special, vocab })
+        let kinds = kinds(&inner, origin)?;
+        Ok(Self { inner, special, kinds })
     }
 
-    /// Writes the tokenizer as a `tokenizer.json` of the Hugging Face `tokenizers` library.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        files::write(path.as_ref(), self.to_json()?.as_bytes())
-    }
-
-    /// What [`Self::save`] writes.
-    pub(crate) fn to_json(&self) -> Result<String> {
-        self.inner.to_string(true).map_err(failed)
-    }
-
-    /// Writes what `AutoTokenizer.from_pretrained` of `transformers` loads from the directory of a model that takes at most
-    /// `max_len` tokens; see [`crate::Params::save_pretrained`] for the model.
-    ///
-    /// # Errors
-    /// When a file cannot be written.
-    pub fn save_pretrained(&self, dir: impl AsRef<Path>, max_len: usize) -> Result<()> {
-        let dir = dir.as_ref();
-        files::create_folder(dir)?;
-        self.save(dir.join(JSON))?;
-        let [pad, unk, cls, sep, mask] = SPECIAL_TOKENS;
-        let config = json!({
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": max_len,
-            "pad_token": pad,
-            "unk_token": unk,
-            "cls_token": cls,
-            "sep_token": sep,
-            "mask_token": mask,
-        });
-        files::write_json(&dir.join(CONFIG), &config)
+    /// What does the work.
+    pub(crate) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
     }
 
     /// The size of the vocabulary, special tokens included: ids run from 0 to one less.
     pub fn vocab(&self) -> usize {
-        self.vocab
+        self.kinds.len()
     }
 
     /// The ids of the special tokens.
@@ -282,9 +154,10 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// The token of an id; `[UNK]` for an id outside of the vocabulary.
+    /// The token of an id; `[id 30]` for 30, where the vocabulary has none of that id, as that of a model may have which was
+    /// rounded up.
     pub fn token(&self, id: u32) -> String {
-        self.inner.id_to_token(id).unwrap_or_else(|| SPECIAL_TOKENS[1].to_owned())
+        self.inner.id_to_token(id).unwrap_or_else(|| format!("[id {id}]"))
     }
 
     /// The tokens of ids.
@@ -315,12 +188,43 @@ impl Tokenizer {
         Ok(encoded)
     }
 
-    /// The text of ids, without the special tokens.
+    /// As [`Self::encode`], with where each token stands in the text, in bytes; of `[CLS]` and `[SEP]`, nowhere.
+    pub(crate) fn encode_with_places(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+        let encoding = self.inner.encode(text, true).map_err(failed)?;
+        let places = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+        Ok((encoding.get_ids().to_vec(), places.collect()))
+    }
+
+    /// The text of ids, without `[CLS]`, `[SEP]` and `[PAD]`. `[UNK]` and `[MASK]` stay: a word is there.
     ///
     /// # Errors
     /// When the `tokenizers` crate fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(failed)
+        let SpecialIds { pad, cls, sep, .. } = self.special;
+        let text: Vec<u32> = ids.iter().copied().filter(|id| ![pad, cls, sep].contains(id)).collect();
+        self.inner.decode(&text, false).map_err(failed)
+    }
+
+    /// How many words of a text are longer than the tokenizer takes, so that `[UNK]` stands for them.
+    pub(crate) fn too_long(&self, text: &str) -> Result<usize> {
+        let ModelWrapper::WordPiece(model) = self.inner.get_model() else { return Ok(0) };
+        let is_too_long = |word: &String| word.chars().count() > model.max_input_chars_per_word;
+        let words = words(text, self.inner.get_normalizer(), self.inner.get_pre_tokenizer())?;
+        Ok(words.iter().filter(|word| is_too_long(word)).count())
+    }
+
+    /// What the tokens of the ids are.
+    pub(crate) fn kinds(&self) -> &Arc<[Kind]> {
+        &self.kinds
+    }
+
+    fn kind(&self, id: u32) -> Kind {
+        self.kinds.get(id as usize).copied().unwrap_or(Kind::Missing)
+    }
+
+    /// Whether a token is no part of the text: one of BERT's five, or another that the vocabulary says is special.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.kind(id) == Kind::Special
     }
 
     /// Where the words stand in a sequence: a piece and the `##` pieces that continue it. Special tokens belong to no
@@ -328,7 +232,7 @@ impl Tokenizer {
     pub fn words(&self, ids: &[u32]) -> Vec<Range<usize>> {
         let mut words: Vec<Range<usize>> = Vec::new();
         for (position, &id) in ids.iter().enumerate() {
-            if self.special.contains(id) {
+            if self.is_special(id) {
                 continue;
             }
             match words.last_mut() {
@@ -341,39 +245,49 @@ impl Tokenizer {
 
     /// Whether a token continues the word before it (`##ing`).
     pub fn continues_word(&self, id: u32) -> bool {
-        !self.special.contains(id) && self.token(id).starts_with(CONTINUATION)
+        self.kind(id) == Kind::Continuation
     }
 }
 
 /// BERT's clean-up: control characters out, spaces around Chinese characters and, when lower-casing, no accents.
-fn bert_normalizer(lowercase: bool) -> BertNormalizer {
+pub(crate) fn bert_normalizer(lowercase: bool) -> BertNormalizer {
     BertNormalizer::new(true, true, None, lowercase)
 }
 
-/// The most frequent characters of the words, ties broken by code point, as many as `room` tokens allow: a character
-/// takes one, and one more if it also stands inside of words.
-fn alphabet(words: &BTreeMap<String, usize>, room: usize) -> BTreeSet<char> {
-    let inside: BTreeSet<char> = words.keys().flat_map(|word| word.chars().skip(1)).collect();
-    let mut counts: HashMap<char, usize> = HashMap::new();
-    for (word, count) in words {
-        for c in word.chars() {
-            *counts.entry(c).or_default() += count;
-        }
+fn kinds(inner: &tokenizers::Tokenizer, origin: &str) -> Result<Arc<[Kind]>> {
+    let vocab = inner.get_vocab(true);
+    let ids = vocab.values().max().map_or(0, |&id| id as usize + 1);
+    if ids > MOST_IDS {
+        return Err(Error::Tokenizer(format!("{origin}: expected ids below {MOST_IDS}, got {}", ids - 1)));
     }
-    let mut characters: Vec<(char, usize)> = counts.into_iter().collect();
-    characters.sort_by_key(|&(c, count)| (std::cmp::Reverse(count), c));
-    let mut taken = 0;
-    let fits = |&(c, _): &(char, usize)| {
-        taken += 1 + usize::from(inside.contains(&c));
-        taken <= room
-    };
-    characters.into_iter().take_while(fits).map(|(c, _)| c).collect()
+    let mut kinds = vec![Kind::Missing; ids];
+    for (token, id) in vocab {
+        kinds[id as usize] = if token.starts_with(CONTINUATION) { Kind::Continuation } else { Kind::Start };
+    }
+    let added = inner.get_added_tokens_decoder();
+    for id in added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id) {
+        kinds[id as usize] = Kind::Special;
+    }
+    Ok(kinds.into())
 }
 
-fn failed(error: tokenizers::Error) -> Error {
+/// The words of a text, as the normalizer leaves them.
+pub(crate) fn words(
+    text: &str,
+    normalizer: Option<&impl Normalizer>,
+    pre_tokenizer: Option<&impl PreTokenizer>,
+) -> Result<Vec<String>> {
+    let mut text = PreTokenizedString::from(text);
+    if let Some(normalizer) = normalizer {
+        text.normalize(|piece| normalizer.normalize(piece)).map_err(failed)?;
+    }
+    if let Some(pre_tokenizer) = pre_tokenizer {
+        pre_tokenizer.pre_tokenize(&mut text).map_err(failed)?;
+    }
+    let words = text.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
+    Ok(words.into_iter().map(|(word, _, _)| word.to_owned()).collect())
+}
+
+pub(crate) fn failed(error: tokenizers::Error) -> Error {
     Error::Tokenizer(error.to_string())
-}
-
-fn failed_in(path: &Path, error: tokenizers::Error) -> Error {
-    Error::Tokenizer(format!("{}: {error}", path.display()))
 }

@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::text::corpus::Corpus;
+use crate::text::coverage::Coverage;
 use crate::text::sequences::Sequences;
 use crate::text::tokenizer::Tokenizer;
 
@@ -15,13 +16,29 @@ pub struct EncodedCorpus {
     pub cut: usize,
     /// How many sequences were left out because nothing in them can be masked: the vocabulary spells no word of theirs.
     pub skipped: usize,
+    /// How much of the text the vocabulary knows, of what was left out, too.
+    pub coverage: Coverage,
 }
 
 impl EncodedCorpus {
+    /// Nothing of a corpus yet, whose sentences have these ids.
+    fn of(corpus: &Corpus, ids: &[Vec<u32>], tokenizer: &Tokenizer) -> Result<Self> {
+        let coverage = Coverage::of(corpus, ids, tokenizer)?;
+        if coverage.unknown == coverage.words {
+            let expected = format!("at least one word that the vocabulary can spell ({})", coverage.way_out());
+            let actual = match coverage.words {
+                0 => "none".to_owned(),
+                words => format!("{words} words, all of them unknown"),
+            };
+            return Err(Error::argument("corpus", expected, actual));
+        }
+        Ok(Self { sequences: Sequences::default(), cut: 0, skipped: 0, coverage })
+    }
+
     /// Adds sequences, or counts them where nothing can be masked.
     fn take(&mut self, sequences: impl IntoIterator<Item = Vec<u32>>, tokenizer: &Tokenizer) {
         for ids in sequences {
-            if ids.iter().all(|&id| tokenizer.special().contains(id)) {
+            if ids.iter().all(|&id| tokenizer.is_special(id)) {
                 self.skipped += 1;
             } else {
                 self.sequences.push(ids);
@@ -51,24 +68,32 @@ impl Tokenizer {
     /// ```
     ///
     /// # Errors
-    /// When `max_len` leaves no room for a token between `[CLS]` and `[SEP]`.
+    /// When `max_len` leaves no room for a token between `[CLS]` and `[SEP]`, or the vocabulary knows no word of the corpus.
     pub fn encode_corpus(&self, corpus: &Corpus, max_len: usize) -> Result<EncodedCorpus> {
-        let mut encoded = EncodedCorpus { sequences: Vec::with_capacity(corpus.len()).into(), cut: 0, skipped: 0 };
-        for windows in self.windows(corpus, max_len)? {
+        let longest = longest(max_len)?;
+        let sentences = self.encode_without_frame(corpus)?;
+        let mut encoded = EncodedCorpus::of(corpus, &sentences, self)?;
+        encoded.sequences.reserve(corpus.len());
+        for ids in sentences {
+            let windows = self.windows(&ids, longest);
             encoded.cut += usize::from(windows.len() > 1);
             encoded.take(windows, self);
         }
         Ok(encoded)
     }
 
-    /// Of each sentence its sequences; a sentence of which the tokenizer leaves nothing is `[CLS] [SEP]`.
-    pub(crate) fn windows(&self, corpus: &Corpus, max_len: usize) -> Result<Vec<Vec<Vec<u32>>>> {
-        let longest = longest(max_len)?;
-        let cut = |ids: Vec<u32>| match ids.as_slice() {
+    /// The sequences of a sentence, from its ids; one of which the tokenizer leaves nothing is `[CLS] [SEP]`.
+    fn windows(&self, ids: &[u32], longest: usize) -> Vec<Vec<u32>> {
+        match ids {
             [] => vec![self.frame(&[])],
             ids => self.cut(ids, longest, Length::Even).map(|window| self.frame(window)).collect(),
-        };
-        Ok(self.encode_without_frame(corpus)?.into_iter().map(cut).collect())
+        }
+    }
+
+    /// Of each sentence of a corpus its sequences.
+    pub(crate) fn windows_of_sentences(&self, corpus: &Corpus, max_len: usize) -> Result<Vec<Vec<Vec<u32>>>> {
+        let longest = longest(max_len)?;
+        Ok(self.encode_without_frame(corpus)?.iter().map(|ids| self.windows(ids, longest)).collect())
     }
 
     /// The ids of a running text in windows of `max_len` tokens: a window goes on with the next sentence where one ends, and
@@ -76,12 +101,12 @@ impl Tokenizer {
     /// windows of 512 tokens hold whole sentences, which would leave short ones half empty.
     ///
     /// # Errors
-    /// When `max_len` leaves no room for a token between `[CLS]` and `[SEP]`.
+    /// As [`Self::encode_corpus`].
     pub fn encode_windows(&self, corpus: &Corpus, max_len: usize) -> Result<EncodedCorpus> {
         let longest = longest(max_len)?;
         let sentences = self.encode_without_frame(corpus)?;
         let text = sentences.concat();
-        let mut encoded = EncodedCorpus { sequences: Sequences::default(), cut: 0, skipped: 0 };
+        let mut encoded = EncodedCorpus::of(corpus, &sentences, self)?;
         let mut ends = vec![0];
         for window in self.cut(&text, longest, Length::Full) {
             ends.push(ends[ends.len() - 1] + window.len());

@@ -5,6 +5,7 @@ mod batch;
 #[path = "../command/mod.rs"]
 mod command;
 mod corpus;
+mod coverage;
 mod engine;
 mod figures;
 mod goldens;

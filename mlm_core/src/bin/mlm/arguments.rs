@@ -1,12 +1,10 @@
 //! The options that commands share: takes them, gives what the library wants.
 
-use std::path::PathBuf;
 use std::thread;
 
 use clap::{Args, ValueEnum};
 use mlm_core::candle_core::Device;
 use mlm_core::*;
-
 /// The model of the lab, whose shape a model has where it is not told another.
 fn lab() -> ModelConfig {
     ModelConfig::new(1)
@@ -72,42 +70,6 @@ impl Compute {
         match self.backend {
             Kind::Engine => BackEnd::Engine(EngineConfig { threads: self.threads(), ..EngineConfig::default() }),
             Kind::Reference => BackEnd::Reference(Device::Cpu),
-        }
-    }
-}
-
-/// A text in files.
-#[derive(Args)]
-pub(crate) struct Text {
-    /// UTF-8 text files, one after the other
-    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
-    corpus: Vec<PathBuf>,
-    #[arg(long, value_enum, default_value_t = Form::Lines)]
-    layout: Form,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
-    /// A sentence a line, a sequence a sentence
-    Lines,
-    /// Running text, a sequence a sentence
-    Prose,
-    /// Running text, in sequences of full length that go on across the ends of sentences
-    Windows,
-}
-
-impl Text {
-    pub(crate) fn read(&self) -> Result<Corpus> {
-        let layout = if self.layout == Form::Lines { Layout::Lines } else { Layout::Prose };
-        let files = self.corpus.iter().map(|path| Corpus::from_file(path, layout));
-        let files = files.collect::<Result<Vec<_>>>()?;
-        Corpus::from_lines(files.iter().flat_map(Corpus::sentences))
-    }
-
-    pub(crate) fn encode(&self, corpus: &Corpus, tokenizer: &Tokenizer, max_len: usize) -> Result<EncodedCorpus> {
-        match self.layout {
-            Form::Lines | Form::Prose => tokenizer.encode_corpus(corpus, max_len),
-            Form::Windows => tokenizer.encode_windows(corpus, max_len),
         }
     }
 }

@@ -8,7 +8,7 @@ use mlm_core::rand::rngs::StdRng;
 use mlm_core::*;
 use serde_json::json;
 
-use crate::arguments::Text;
+use crate::text::{Text, counts, counts_json, of_known_words};
 
 /// Mask tokens of a text and measure how well a model recovers them.
 #[derive(Args)]
@@ -38,29 +38,24 @@ impl Eval {
     pub(crate) fn run(&self) -> Result<String> {
         let params = Params::from_pretrained(&self.model)?;
         let tokenizer = Tokenizer::from_pretrained(&self.model)?;
-        let encoded = self.text.encode(&self.text.read()?, &tokenizer, params.config().max_len)?;
-        let (cut, sequences) = (encoded.cut, encoded.sequences.len());
-        let tokens: usize = encoded.sequences.iter().map(Vec::len).sum();
+        let encoded = self.text.encode("the text", &self.text.read()?, &tokenizer, params.config().max_len)?;
         let masker = Masker::new(&tokenizer, Masking { rate: self.mask_rate, ..Masking::default() })?;
-        let batches =
-            DataLoader::new(encoded.sequences, BATCH)?.fixed(&masker, &mut StdRng::seed_from_u64(self.seed))?;
+        let loader = DataLoader::new(encoded.sequences.clone(), BATCH)?;
+        let batches = loader.fixed(&masker, &mut StdRng::seed_from_u64(self.seed))?;
         let Evaluation { loss, perplexity, accuracy, masked } = evaluate(&Engine::new(&params)?, &batches)?;
         if self.json {
-            let outcome = json!({
-                "loss": loss,
-                "perplexity": perplexity,
-                "masked_accuracy": accuracy,
-                "masked": masked,
-                "tokens": tokens,
-                "sequences": sequences,
-                "sentences_cut": cut,
-            });
+            let mut outcome = counts_json(&encoded);
+            for (name, value) in [("loss", loss), ("perplexity", perplexity), ("masked_accuracy", accuracy)] {
+                outcome[name] = json!(value);
+            }
+            outcome["masked"] = json!(masked);
             return Ok(format!("{outcome}\n"));
         }
         Ok(format!(
-            "loss {loss:.3} nats, perplexity {perplexity:.1}, {:.1} % of {masked} masked tokens recovered\n\
-             {tokens} tokens in {sequences} sequences; {cut} sentences cut\n",
-            100.0 * accuracy
+            "loss {loss:.3} nats, perplexity {perplexity:.1}{}, {:.1} % of {masked} masked tokens recovered\n{}\n",
+            of_known_words(&encoded.coverage),
+            100.0 * accuracy,
+            counts(&encoded),
         ))
     }
 }

@@ -13,6 +13,7 @@ mod eval;
 mod fill_mask;
 mod plot;
 mod stories;
+mod text;
 mod train;
 
 /// Counts what is asked of it, which `mlm bench` reports.

@@ -11,7 +11,8 @@ use mlm_core::rand::rngs::StdRng;
 use mlm_core::*;
 use serde_json::{Value, json};
 
-use crate::arguments::{Compute, Shape, Text};
+use crate::arguments::{Compute, Shape};
+use crate::text::{Text, counts, counts_json, of_known_words};
 use crate::{Failure, note};
 
 /// Train a masked language model on a text and write it into a folder that `transformers` loads.
@@ -92,6 +93,14 @@ pub(crate) struct Train {
     json: bool,
 }
 
+/// A text in two parts, as the model reads it.
+struct Corpora {
+    tokenizer: Tokenizer,
+    train: EncodedCorpus,
+    /// None, if nothing is held back.
+    validation: Option<EncodedCorpus>,
+}
+
 /// What the options are where they are not given.
 fn recipe() -> TrainingConfig {
     TrainingConfig::default()
@@ -106,7 +115,8 @@ const LINE: Duration = Duration::from_secs(10);
 impl Train {
     /// What came of it, as text.
     pub(crate) fn run(&self) -> Result<String, Failure> {
-        let (texts, config) = self.texts()?;
+        let corpora = self.corpora()?;
+        let (texts, config) = self.texts(&corpora)?;
         let open = if self.resume { Training::resume } else { Training::start };
         let mut training = open(&self.out, &texts, &config, &self.training(), &self.compute.back_end())?;
         stop_on_interrupt()?;
@@ -115,7 +125,7 @@ impl Train {
             say(&bar, &baselines.to_string());
         }
         for record in training.history().records() {
-            say(&bar, &self.line(record, &training));
+            say(&bar, &self.line(record, &training, &corpora));
         }
         // When something was last said, and what came since.
         let (mut said, mut tokens, mut losses) = (Instant::now(), 0, Vec::new());
@@ -125,7 +135,7 @@ impl Train {
             losses.push(loss);
             bar.set_position(step as u64);
             if let Some(record) = &epoch {
-                say(&bar, &self.line(record, &training));
+                say(&bar, &self.line(record, &training, &corpora));
             }
             if said.elapsed() >= if bar.is_hidden() { LINE } else { LINE / 20 } {
                 let speed = tokens as f64 / said.elapsed().as_secs_f64();
@@ -148,11 +158,11 @@ impl Train {
             training.save_after(self.checkpoint_seconds)?;
         }
         bar.finish_and_clear();
-        Ok(self.outcome(&training)?)
+        Ok(self.outcome(&training, &corpora)?)
     }
 
-    /// The texts, cut to the length of the model, and its shape.
-    fn texts(&self) -> Result<(Texts, ModelConfig)> {
+    /// The text, in two parts, cut to the length of the model.
+    fn corpora(&self) -> Result<Corpora> {
         let corpus = self.text.read()?;
         let (train, validation) = match self.validation {
             0.0 => (corpus, None),
@@ -165,29 +175,30 @@ impl Train {
             Some(path) => Tokenizer::from_file(path)?,
             None => Tokenizer::train(&train, self.vocab_size, true)?,
         };
-        let encode = |corpus: &Corpus, what: &str| -> Result<Sequences> {
-            let EncodedCorpus { sequences, cut, skipped } = self.text.encode(corpus, &tokenizer, self.max_len)?;
-            note(&format!(
-                "{what}: {} sentences in {} sequences, {} tokens; {cut} sentences cut, {skipped} sequences without a known \
-                 word left out",
-                corpus.len(),
-                sequences.len(),
-                sequences.iter().map(Vec::len).sum::<usize>(),
-            ));
-            Ok(sequences)
+        let encode = |corpus: &Corpus, what: &str| -> Result<EncodedCorpus> {
+            let encoded = self.text.encode(what, corpus, &tokenizer, self.max_len)?;
+            note(&format!("{what}: {} sentences, {}", corpus.len(), counts(&encoded)));
+            Ok(encoded)
         };
         let train = encode(&train.repeat(self.repeat)?, "training")?;
-        let validation = match validation {
-            Some(corpus) => encode(&corpus, "validation")?,
-            None => Sequences::default(),
-        };
+        let validation = validation.map(|corpus| encode(&corpus, "validation")).transpose()?;
+        Ok(Corpora { tokenizer, train, validation })
+    }
+
+    /// What the training reads, and the shape of the model.
+    fn texts(&self, Corpora { tokenizer, train, validation }: &Corpora) -> Result<(Texts, ModelConfig)> {
         let config = ModelConfig {
             initializer_range: self.init_range,
             pad: tokenizer.special().pad,
             ..self.shape.config(tokenizer.vocab(), self.max_len)
         };
-        let grammar = self.grammar.as_ref().map(Grammar::from_file).transpose()?;
-        Ok((Texts { tokenizer, train, validation, grammar }, config))
+        let texts = Texts {
+            tokenizer: tokenizer.clone(),
+            train: train.sequences.clone(),
+            validation: validation.as_ref().map_or_else(Sequences::default, |encoded| encoded.sequences.clone()),
+            grammar: self.grammar.as_ref().map(Grammar::from_file).transpose()?,
+        };
+        Ok((texts, config))
     }
 
     fn training(&self) -> TrainingConfig {
@@ -204,13 +215,14 @@ impl Train {
     }
 
     /// What was measured in an epoch.
-    fn line(&self, record: &EpochRecord, training: &Training) -> String {
+    fn line(&self, record: &EpochRecord, training: &Training, corpora: &Corpora) -> String {
         let mut line = format!("epoch {} of {}", record.epoch, self.epochs);
         if let Some(loss) = record.train_loss {
             line += &format!("  loss {loss:.3}");
         }
         if let Some(loss) = record.validation_loss {
-            line += &format!("  validation {loss:.3}, perplexity {:.1}", loss.exp());
+            let of = corpora.validation.as_ref().map_or_else(String::new, |encoded| of_known_words(&encoded.coverage));
+            line += &format!("  validation {loss:.3}, perplexity {:.1}{of}", loss.exp());
             let closed = training.history().baselines().and_then(|baselines| baselines.gap_closed(loss));
             if let Some(closed) = closed.filter(|&closed| closed > 0.0) {
                 line += &format!(", {:.1} % of the gap closed", 100.0 * closed);
@@ -225,7 +237,7 @@ impl Train {
         line
     }
 
-    fn outcome(&self, training: &Training) -> Result<String> {
+    fn outcome(&self, training: &Training, corpora: &Corpora) -> Result<String> {
         let parameters = training.encoder().params()?.len();
         if !self.json {
             let seconds = training.seconds();
@@ -245,6 +257,8 @@ impl Train {
             .collect();
         let outcome = json!({
             "parameters": parameters,
+            "training_text": counts_json(&corpora.train),
+            "validation_text": corpora.validation.as_ref().map(counts_json),
             "baselines": training.history().baselines(),
             "epochs": epochs,
             "train_seconds": training.seconds(),

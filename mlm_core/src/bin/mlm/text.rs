@@ -1,0 +1,92 @@
+//! The text of a command: takes files, gives sequences of ids, and says what has become of their words.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use mlm_core::*;
+use serde_json::{Value, json};
+
+use crate::note;
+
+/// A text in files.
+#[derive(Args)]
+pub(crate) struct Text {
+    /// UTF-8 text files, one after the other
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    corpus: Vec<PathBuf>,
+    #[arg(long, value_enum, default_value_t = Form::Lines)]
+    layout: Form,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// A sentence a line, a sequence a sentence
+    Lines,
+    /// Running text, a sequence a sentence
+    Prose,
+    /// Running text, in sequences of full length that go on across the ends of sentences
+    Windows,
+}
+
+impl Text {
+    pub(crate) fn read(&self) -> Result<Corpus> {
+        let layout = if self.layout == Form::Lines { Layout::Lines } else { Layout::Prose };
+        let files = self.corpus.iter().map(|path| Corpus::from_file(path, layout));
+        let files = files.collect::<Result<Vec<_>>>()?;
+        Corpus::from_lines(files.iter().flat_map(Corpus::sentences))
+    }
+
+    /// The ids of a text; with a warning, where the vocabulary knows too little of it.
+    pub(crate) fn encode(
+        &self,
+        what: &str,
+        corpus: &Corpus,
+        tokenizer: &Tokenizer,
+        max_len: usize,
+    ) -> Result<EncodedCorpus> {
+        let encoded = match self.layout {
+            Form::Lines | Form::Prose => tokenizer.encode_corpus(corpus, max_len),
+            Form::Windows => tokenizer.encode_windows(corpus, max_len),
+        }?;
+        if let Some(warning) = encoded.coverage.warning() {
+            note(&format!("warning: {what}: {warning}"));
+        }
+        Ok(encoded)
+    }
+}
+
+/// What came of a text: how much of it the model sees, and how much not.
+pub(crate) fn counts(encoded: &EncodedCorpus) -> String {
+    let EncodedCorpus { sequences, cut, skipped, coverage } = encoded;
+    format!(
+        "{} tokens in {} sequences; {cut} sentences cut, {skipped} sequences left out; {coverage}",
+        tokens(sequences),
+        sequences.len(),
+    )
+}
+
+/// As [`counts`], for programs.
+pub(crate) fn counts_json(encoded: &EncodedCorpus) -> Value {
+    let EncodedCorpus { sequences, cut, skipped, coverage } = encoded;
+    json!({
+        "tokens": tokens(sequences),
+        "sequences": sequences.len(),
+        "sentences_cut": cut,
+        "sequences_left_out": skipped,
+        "words": coverage.words,
+        "unknown_words": coverage.unknown,
+        "unknown_share": coverage.unknown_share(),
+    })
+}
+
+/// What a perplexity is one of, where that is not the whole text.
+pub(crate) fn of_known_words(coverage: &Coverage) -> String {
+    match coverage.unknown {
+        0 => String::new(),
+        unknown => format!(" of the known words ({unknown} are unknown)"),
+    }
+}
+
+fn tokens(sequences: &Sequences) -> usize {
+    sequences.iter().map(Vec::len).sum()
+}

@@ -1,0 +1,81 @@
+//! Takes sentences and their ids, says how much of them the vocabulary knows.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::text::corpus::Corpus;
+use crate::text::tokenizer::Tokenizer;
+
+/// How many words of a text a vocabulary knows. `[UNK]` stands for each of the others: it is never masked, so no loss speaks
+/// of them, and a perplexity is one of the rest of the text.
+///
+/// ```
+/// # use mlm_core::*;
+/// # fn main() -> Result<()> {
+/// let tokenizer = Tokenizer::train(&Corpus::from_lines(["the fox", "a cat"])?, 1000, true)?;
+/// let text = Corpus::from_lines(["a fat cat", "ein Fuchs"])?;
+/// let coverage = tokenizer.encode_corpus(&text, 32)?.coverage;
+/// assert_eq!(coverage.to_string(), "2 of 5 words unknown (40.0 %)");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    /// Words of the text as the tokenizer parts them; a punctuation mark is one, too, and a Chinese character.
+    pub words: usize,
+    /// Those that cannot be spelled with the vocabulary.
+    pub unknown: usize,
+    /// Those of the unknown that are longer than the tokenizer takes: 100 characters, where nothing else is said.
+    pub too_long: usize,
+}
+
+/// The share of unknown words that is worth a warning: where each would cost twice as much as one of the others, the loss of
+/// the whole text would be 1 % higher than the one of the known words, which is what is reported.
+const WORTH_A_WARNING: f64 = 0.01;
+
+impl Coverage {
+    /// Of a corpus whose sentences have these ids.
+    pub(crate) fn of(corpus: &Corpus, ids: &[Vec<u32>], tokenizer: &Tokenizer) -> Result<Self> {
+        let unk = tokenizer.special().unk;
+        let mut coverage = Self::default();
+        for (sentence, ids) in corpus.sentences().iter().zip(ids) {
+            let unknown = ids.iter().filter(|&&id| id == unk).count();
+            coverage.words += unknown + tokenizer.words(ids).len();
+            coverage.unknown += unknown;
+            if unknown > 0 {
+                coverage.too_long += tokenizer.too_long(sentence)?;
+            }
+        }
+        Ok(coverage)
+    }
+
+    /// The share of the words that are unknown.
+    pub fn unknown_share(&self) -> f64 {
+        self.unknown as f64 / self.words.max(1) as f64
+    }
+
+    /// What is to be said beside a loss over the text, if at least one word in a hundred is unknown: how many, and what to do.
+    pub fn warning(&self) -> Option<String> {
+        (self.unknown > 0 && self.unknown_share() >= WORTH_A_WARNING)
+            .then(|| format!("{self}, so that no loss speaks of them; {}", self.way_out()))
+    }
+
+    /// What to do about unknown words.
+    pub(crate) fn way_out(&self) -> String {
+        let larger = "a larger vocabulary, or one that is learned from such text, knows more";
+        match self.too_long {
+            0 => larger.to_owned(),
+            too_long if too_long == self.unknown => "all of these are longer than the tokenizer takes".to_owned(),
+            too_long => format!("{too_long} of these are longer than the tokenizer takes; {larger}"),
+        }
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { words, unknown, .. } = self;
+        write!(f, "{unknown} of {words} words unknown ({:.1} %)", 100.0 * self.unknown_share())
+    }
+}

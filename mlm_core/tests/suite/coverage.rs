@@ -1,0 +1,101 @@
+//! What a vocabulary does not know is counted, said, and left in the text.
+
+use mlm_core::*;
+use proptest::prelude::*;
+
+use crate::{assert_says, message, pieces, seeded};
+
+fn coverage(tokenizer: &Tokenizer, lines: &[&str]) -> Coverage {
+    let corpus = Corpus::from_lines(lines).unwrap();
+    let coverage = tokenizer.encode_corpus(&corpus, 32).unwrap().coverage;
+    assert_eq!(tokenizer.encode_windows(&corpus, 5).unwrap().coverage, coverage, "however the text is cut");
+    coverage
+}
+
+#[test]
+fn unknown_words_are_counted_also_where_their_sequence_is_left_out() {
+    let tokenizer = pieces().unwrap();
+    let known = coverage(&tokenizer, &["he replays!", "she [MASK] works"]);
+    assert_eq!(known, Coverage { words: 5, unknown: 0, too_long: 0 });
+    assert_eq!(known.warning(), None);
+    let long = "play".repeat(26);
+    let some = coverage(&tokenizer, &["he plays", "\u{4e2d}\u{6587}", "\u{200b}", "she \u{3c9}\u{3c9}", &long]);
+    assert_eq!(some, Coverage { words: 7, unknown: 4, too_long: 1 });
+    assert_eq!(some.unknown_share(), 4.0 / 7.0);
+    let warning = some.warning().unwrap();
+    assert_says(&warning, &["4 of 7 words unknown (57.1 %)", "1 of these are longer", "larger vocabulary"]);
+}
+
+#[test]
+fn one_unknown_word_in_a_hundred_is_worth_a_warning() {
+    let warning = |known: usize| coverage(&pieces().unwrap(), &[&"play ".repeat(known), "\u{4e2d}"]).warning();
+    assert!(warning(99).is_some() && warning(100).is_none());
+}
+
+#[test]
+fn a_text_without_a_known_word_is_refused_with_the_reason() {
+    let (tokenizer, long) = (pieces().unwrap(), "play".repeat(26));
+    let refused = |lines: &[&str]| {
+        let corpus = Corpus::from_lines(lines).unwrap();
+        let error = message(tokenizer.encode_corpus(&corpus, 32));
+        assert_eq!(message(tokenizer.encode_windows(&corpus, 32)), error);
+        error
+    };
+    assert_says(&refused(&["\u{4e2d}\u{6587}", "\u{3c9}"]), &["corpus", "3 words, all of them unknown", "larger"]);
+    assert_says(&refused(&[&long, &long]), &["2 words, all of them unknown", "all of these are longer"]);
+    assert_says(&refused(&["[MASK] [UNK]"]), &["1 words, all of them unknown"]);
+    assert_says(&refused(&["[MASK]"]), &["at least one word", "got none"]);
+}
+
+/// A model for the vocabulary that has been rounded up by ids without a token.
+fn model(tokenizer: &Tokenizer, rounded_up: usize) -> Engine {
+    let config = ModelConfig {
+        d_model: 8,
+        heads: 2,
+        d_ff: 12,
+        max_len: 512,
+        initializer_range: 1.0,
+        ..ModelConfig::new(tokenizer.vocab() + rounded_up)
+    };
+    Engine::new(&Params::init(&config, &mut seeded(0)).unwrap()).unwrap()
+}
+
+#[test]
+fn an_id_without_a_token_is_not_called_unknown() {
+    let tokenizer = pieces().unwrap();
+    let id = tokenizer.vocab() as u32;
+    assert_eq!(tokenizer.token(id), format!("[id {id}]"));
+    assert_eq!(tokenizer.token(tokenizer.special().unk), "[UNK]");
+    let filled = fill_mask(&model(&tokenizer, 1000), &tokenizer, "he [MASK]", 1000).unwrap();
+    assert!(filled.masks[0].iter().filter(|it| it.token.starts_with("[id ")).count() > 900);
+    assert_eq!(filled.masks[0].iter().filter(|it| it.token == "[UNK]").count(), 1);
+}
+
+#[test]
+fn a_decoded_text_shows_where_a_word_was() {
+    let tokenizer = pieces().unwrap();
+    let ids = tokenizer.encode("He \u{4e2d} [MASK] playing").unwrap();
+    assert_eq!(tokenizer.decode(&ids).unwrap(), "he [UNK] [MASK] playing");
+}
+
+proptest! {
+    #[test]
+    fn all_but_the_gaps_comes_back(parts in proptest::collection::vec(any::<String>(), 2..5)) {
+        let tokenizer = pieces().unwrap();
+        let text = parts.join("[MASK]");
+        prop_assume!(text.len() < 300);
+        let filled = fill_mask(&model(&tokenizer, 0), &tokenizer, &text, 1).unwrap();
+        prop_assert_eq!(filled.masks.len(), text.matches("[MASK]").count());
+        let mut rest = filled.filled.as_str();
+        for (nth, part) in text.split("[MASK]").enumerate() {
+            // A piece that continues a word joins the one before it.
+            let joins = filled.masks.get(nth).is_some_and(|it| it[0].token.starts_with("##"));
+            let part = if joins { part.trim_end() } else { part };
+            rest = rest.strip_prefix(part).unwrap_or_else(|| panic!("{text:?} gave {:?}", filled.filled));
+            if let Some(predictions) = filled.masks.get(nth) {
+                rest = rest.strip_prefix(predictions[0].token.trim_start_matches("##")).unwrap();
+            }
+        }
+        prop_assert_eq!(rest, "");
+    }
+}
