@@ -135,7 +135,7 @@ def test_executing_a_notebook_stops_at_a_failed_cell(kernel, failure, tmp_path, 
 STOPPED = """\
 let lines = Corpus::from_file("../data/five_sentences.txt", Layout::Lines)?;
 let long = lines.repeat(1_000_000)?;
-let tokenizer = Tokenizer::train(&lines, 1000, true)?;
+let tokenizer = Tokenizer::train(&lines, &TokenizerConfig::new(1000))?;
 let model = ModelConfig::new(tokenizer.vocab());
 let train = tokenizer.encode_corpus(&lines.repeat(200)?, 32)?.sequences;
 let masker = Masker::new(&tokenizer, Masking::default())?;
@@ -151,7 +151,7 @@ LONG_CALLS = {
     "evaluate(&engine, &many)?;": r"evaluating: \d+ of 200000 batches, \d+ %, \d+ s left",
     "recovery(&engine, &tokenizer, &lines.repeat(40_000)?)?;": r"recovering: \d+ of 1320000 words, \d+ %, \d+ s left",
     "tokenizer.encode_corpus(&long, 32)?;": r"encoding: \d+ of 5000000 sentences, \d+ %, \d+ s left",
-    "Tokenizer::train(&long, 1000, true)?;": r"counting words: \d+ of 5000000 sentences, \d+ %, \d+ s left",
+    "Tokenizer::train(&long, &TokenizerConfig::new(1000))?;": r"counting words: \d+ of 5000000 sentences, \d+ %, \d+ s left",
     "run.wait()?;": r"step \d+ of",
 }
 
@@ -178,7 +178,7 @@ def test_the_stop_button_kills_what_does_not_hear_it_when_pressed_again(kernel):
     # The next process has the library as well.
     kernel.expect('let lines = Corpus::from_lines(["a"])?.repeat(20_000_000)?;')
     with kernel.stop_pressed_after(1):
-        succeeded, shown = kernel.run("Tokenizer::train(&lines, 1000, true)?;")
+        succeeded, shown = kernel.run("Tokenizer::train(&lines, &TokenizerConfig::new(1000))?;")
     assert not succeeded and "interrupted by the stop button" in shown
     assert "[20000000]" in kernel.expect('println!("[{}]", lines.len());')
 

@@ -15,7 +15,7 @@ from kernel_test import IMPORTS, processes
 pytestmark = pytest.mark.xdist_group("two kernels")
 PREPARE = IMPORTS + """
 let corpus = Corpus::from_file("../data/five_sentences.txt", Layout::Lines)?.repeat(200)?;
-let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
+let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000))?;
 let train = tokenizer.encode_corpus(&corpus, 32)?.sequences;
 let model = ModelConfig::new(tokenizer.vocab());
 let texts = Texts { tokenizer, train, validation: Sequences::default(), grammar: None };

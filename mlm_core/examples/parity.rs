@@ -34,7 +34,7 @@ fn save(dir: &Path) -> Result<()> {
     let mut rng = StdRng::seed_from_u64(0);
     let sentences = include_str!("../../data/five_sentences.txt");
     let corpus = Corpus::from_lines(sentences.lines().chain(["Ça va? naïve café, 東京 2024!", "плохо и хорошо"]))?;
-    let tokenizer = Tokenizer::train(&corpus, 120, true)?;
+    let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(120))?;
     // A vocabulary larger than the tokenizer's, as of many models: it was rounded up.
     let config = ModelConfig { initializer_range: 0.2, layer_norm_eps: 1e-7, ..ModelConfig::new(128) };
     let mut encoder = Engine::new(&Params::init(&config, &mut rng)?)?;

@@ -40,7 +40,7 @@
 //! # fn main() -> Result<()> {
 //! let mut rng = StdRng::seed_from_u64(0);
 //! let corpus = Corpus::from_lines(["the cake is a lie", "to be or not to be"])?;
-//! let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
+//! let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000))?;
 //! let config = ModelConfig::new(tokenizer.vocab());
 //! let mut encoder = Engine::new(&Params::init(&config, &mut rng)?)?;
 //! let mut gradients = Gradients::zeros(&encoder)?;
@@ -114,6 +114,7 @@ pub use text::grammar::Grammar;
 pub use text::masking::{MaskedTokens, Masker, Masking, Treatment};
 pub use text::sequences::Sequences;
 pub use text::tokenizer::{SPECIAL_TOKENS, SpecialIds, Tokenizer};
+pub use text::tokenizer_config::TokenizerConfig;
 pub use text::windows::EncodedCorpus;
 pub use training::background::Run;
 pub use training::history::{EpochRecord, History};

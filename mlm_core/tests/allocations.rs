@@ -84,7 +84,7 @@ fn to_save_and_to_load_a_training_takes_at_most_1_3_times_its_file() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("run");
     let corpus = Corpus::from_lines(["the cake is a lie", "to be or not to be"]).unwrap();
-    let tokenizer = Tokenizer::train(&corpus, 100, true).unwrap();
+    let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(100)).unwrap();
     let train = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences;
     let texts = Texts { tokenizer, train, validation: Sequences::default(), grammar: None };
     let model = ModelConfig { d_model: 128, ..ModelConfig::new(8000) };
@@ -116,7 +116,7 @@ fn a_training_reads_the_texts_that_it_is_given_and_no_copy() {
     let _counting = COUNTING.lock();
     let folder = tempfile::tempdir().unwrap();
     let corpus = Corpus::from_lines(["the cake is a lie", "to be or not to be"]).unwrap();
-    let tokenizer = Tokenizer::train(&corpus, 100, true).unwrap();
+    let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(100)).unwrap();
     let sentence: Vec<u32> = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences[0].repeat(4);
     let train: Sequences = vec![sentence; 50_000].into();
     let ids: usize = train.iter().map(|ids| size_of_val(ids.as_slice())).sum();

@@ -273,6 +273,45 @@ fn unknown_words_are_counted_and_said() {
     assert_eq!(epochs, 2, "before training and after the epoch: {trained:?}");
 }
 
+/// Lines of DNA are words of 200 letters; a Spanish text has accents and capitals.
+#[test]
+fn the_tokenizer_is_learned_as_the_options_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let train = |corpus: &str, out: &str, more: &[&str]| {
+        let shape = ["--d-model", "8", "--d-ff", "16", "--heads", "2", "--epochs", "1", "--validation", "0", "--json"];
+        mlm(&[&["train", "--corpus", corpus, "--out", out], &shape[..], more].concat())
+    };
+    let mut rng = StdRng::seed_from_u64(0);
+    let mut line = || (0..200).map(|_| ['A', 'C', 'G', 'T'][rng.random_range(0..4)]).collect::<String>();
+    fs::write(path("dna.txt"), (0..50).map(|_| line() + "\n").collect::<String>()).unwrap();
+    let refused = train(&path("dna.txt"), &path("refused"), &[]);
+    assert!(stderr(&refused).contains("50 words, all of them longer"), "{refused:?}");
+    assert_eq!(refused.status.code(), Some(1));
+    let trained = train(&path("dna.txt"), &path("dna"), &["--max-word-length", "200", "--vocab-size", "40"]);
+    assert_eq!(json(&trained)["training_text"]["unknown_words"], 0);
+
+    fs::write(path("spanish.txt"), "El a\u{f1}o pasado\nun ano\n").unwrap();
+    let trained = train(&path("spanish.txt"), &path("uncased"), &[]);
+    assert_eq!(json(&trained)["training_text"]["accents_left_out"], 1);
+    let said = stderr(&trained);
+    assert!(said.contains("lower case: 1 letters (--cased keeps") && said.contains("left out: 1 accents"), "{said}");
+    for (options, word, known) in
+        [(&["--keep-accents"][..], "a\u{f1}o", true), (&["--cased"], "El", true), (&["--keep-accents"], "El", false)]
+    {
+        let out = &path(&format!("{}{word}", options[0]));
+        json(&train(&path("spanish.txt"), out, options));
+        assert_eq!(Tokenizer::from_pretrained(out).unwrap().id(word).is_some(), known, "{options:?}");
+    }
+    let (uncased, again) = (&path("uncased"), &path("again"));
+    let trained = train(&path("spanish.txt"), again, &["--tokenizer", uncased]);
+    assert!(!stderr(&trained).contains("--cased"), "{trained:?}");
+    let tokenizer = |folder: &str| fs::read(Path::new(folder).join("tokenizer.json")).unwrap();
+    assert_eq!(tokenizer(again), tokenizer(uncased));
+    let both = train(&path("spanish.txt"), &path("both"), &["--tokenizer", uncased, "--cased"]);
+    assert_eq!(both.status.code(), Some(2), "{both:?}");
+}
+
 const SMALL: [&str; 9] = ["bench", "--vocab-size", "50", "--batch-size", "3", "--seq-len", "7", "--steps", "5"];
 
 #[test]

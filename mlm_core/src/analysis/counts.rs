@@ -22,7 +22,7 @@ use crate::text::masking::Masker;
 /// # use mlm_core::*;
 /// # fn main() -> Result<()> {
 /// let corpus = Corpus::from_lines(["the cake is a lie", "the fox", "the dog", "a fox"])?;
-/// let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
+/// let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000))?;
 /// let sequences = tokenizer.encode_corpus(&corpus, 32)?.sequences;
 /// let masker = Masker::new(&tokenizer, Masking::always_mask())?;
 /// let unigram = Unigram::fit(&sequences, &masker)?;

@@ -89,7 +89,7 @@ const RECOVERY_BATCH: usize = 32;
 /// # use mlm_core::{rand::{SeedableRng, rngs::StdRng}, *};
 /// # fn main() -> Result<()> {
 /// let corpus = Corpus::from_lines(["the cake is a lie", "a fox"])?;
-/// let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
+/// let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000))?;
 /// let params = Params::init(&ModelConfig::new(tokenizer.vocab()), &mut StdRng::seed_from_u64(0))?;
 /// let recovery = recovery(&Engine::new(&params)?, &tokenizer, &corpus)?;
 /// assert_eq!((recovery.words.len(), recovery.words[6].word.as_str()), (7, "fox"));

@@ -36,7 +36,7 @@ pub struct FilledMask {
 /// ```
 /// # use mlm_core::{rand::{SeedableRng, rngs::StdRng}, *};
 /// # fn main() -> Result<()> {
-/// let tokenizer = Tokenizer::train(&Corpus::from_lines(["the cake is a lie"])?, 1000, true)?;
+/// let tokenizer = Tokenizer::train(&Corpus::from_lines(["the cake is a lie"])?, &TokenizerConfig::new(1000))?;
 /// let params = Params::init(&ModelConfig::new(tokenizer.vocab()), &mut StdRng::seed_from_u64(0))?;
 /// let encoder = Engine::new(&params)?;
 /// let filled = fill_mask(&encoder, &tokenizer, "the [MASK] is a [MASK]", 3)?;

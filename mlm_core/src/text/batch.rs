@@ -253,7 +253,7 @@ fn put_end_to_end<'a>(sequences: impl IntoIterator<Item = &'a [u32]>, tokens: &m
 /// # use mlm_core::{rand::{SeedableRng, rngs::StdRng}, *};
 /// # fn main() -> Result<()> {
 /// let corpus = Corpus::from_lines(["the cake is a lie", "to be or not to be", "a fox"])?;
-/// let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
+/// let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000))?;
 /// let masker = Masker::new(&tokenizer, Masking::default())?;
 /// let loader = DataLoader::new(tokenizer.encode_corpus(&corpus, 32)?.sequences, 2)?;
 /// let mut rng = StdRng::seed_from_u64(0);

@@ -14,7 +14,7 @@ use crate::text::tokenizer::Tokenizer;
 /// ```
 /// # use mlm_core::*;
 /// # fn main() -> Result<()> {
-/// let tokenizer = Tokenizer::train(&Corpus::from_lines(["the fox", "a cat"])?, 1000, true)?;
+/// let tokenizer = Tokenizer::train(&Corpus::from_lines(["the fox", "a cat"])?, &TokenizerConfig::new(1000))?;
 /// let text = Corpus::from_lines(["a fat cat", "ein Fuchs"])?;
 /// let coverage = tokenizer.encode_corpus(&text, 32)?.coverage;
 /// assert_eq!(coverage.to_string(), "2 of 5 words unknown (40.0 %)");
@@ -27,8 +27,12 @@ pub struct Coverage {
     pub words: usize,
     /// Those that cannot be spelled with the vocabulary.
     pub unknown: usize,
-    /// Those of the unknown that are longer than the tokenizer takes: 100 characters, where nothing else is said.
+    /// Those of the unknown that are longer than the tokenizer reads, see [`crate::TokenizerConfig::max_word_length`].
     pub too_long: usize,
+    /// Letters of the text that are read as another case.
+    pub lowered: usize,
+    /// Accents, vowel signs and the like that are not read, see [`crate::TokenizerConfig::strip_accents`].
+    pub stripped: usize,
 }
 
 /// The share of unknown words that is worth a warning: where each would cost twice as much as one of the others, the loss of
@@ -47,6 +51,9 @@ impl Coverage {
             if unknown > 0 {
                 coverage.too_long += tokenizer.too_long(sentence)?;
             }
+            let (lowered, stripped) = tokenizer.changes(sentence)?;
+            coverage.lowered += lowered;
+            coverage.stripped += stripped;
         }
         Ok(coverage)
     }
@@ -65,10 +72,11 @@ impl Coverage {
     /// What to do about unknown words.
     pub(crate) fn way_out(&self) -> String {
         let larger = "a larger vocabulary, or one that is learned from such text, knows more";
+        let longer = "longer than the tokenizer reads, which its max_word_length says";
         match self.too_long {
             0 => larger.to_owned(),
-            too_long if too_long == self.unknown => "all of these are longer than the tokenizer takes".to_owned(),
-            too_long => format!("{too_long} of these are longer than the tokenizer takes; {larger}"),
+            too_long if too_long == self.unknown => format!("they are {longer}"),
+            too_long => format!("{too_long} of them are {longer}; {larger}"),
         }
     }
 }

@@ -104,7 +104,7 @@ impl Likelihood {
 /// ```
 /// # use mlm_core::{rand::{SeedableRng, rngs::StdRng}, *};
 /// # fn main() -> Result<()> {
-/// let tokenizer = Tokenizer::train(&Corpus::from_lines(["to be or not to be"])?, 1000, true)?;
+/// let tokenizer = Tokenizer::train(&Corpus::from_lines(["to be or not to be"])?, &TokenizerConfig::new(1000))?;
 /// let masker = Masker::new(&tokenizer, Masking { rate: 0.5, ..Masking::always_mask() })?;
 /// let ids = tokenizer.encode("to be or not to be")?;
 /// let masked = masker.mask(&ids, &mut StdRng::seed_from_u64(0))?;

@@ -5,6 +5,7 @@ pub(crate) mod notation;
 
 pub(crate) mod grammar;
 pub(crate) mod tokenizer;
+pub(crate) mod tokenizer_config;
 
 pub(crate) mod pretrained;
 pub(crate) mod vocabulary;

@@ -8,7 +8,7 @@ use tokenizers::normalizers::BertNormalizer;
 
 use crate::error::{Error, Result};
 use crate::files;
-use crate::text::tokenizer::{SPECIAL_TOKENS, Tokenizer, bert_normalizer, failed};
+use crate::text::tokenizer::{SPECIAL_TOKENS, Tokenizer, failed};
 
 const JSON: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
@@ -20,7 +20,7 @@ impl Tokenizer {
     /// # Errors
     /// When the file cannot be read, is not UTF-8, or lacks a special token.
     pub fn from_vocab(path: impl AsRef<Path>, lowercase: bool) -> Result<Self> {
-        Self::from_vocab_with(path.as_ref(), bert_normalizer(lowercase))
+        Self::from_vocab_with(path.as_ref(), BertNormalizer::new(true, true, None, lowercase))
     }
 
     fn from_vocab_with(path: &Path, normalizer: BertNormalizer) -> Result<Self> {
@@ -43,15 +43,19 @@ impl Tokenizer {
         if !vocab.exists() {
             return Err(Error::content(dir, "tokenizer", format!("{JSON} or {VOCAB}"), "neither"));
         }
-        let settings = if config.exists() { files::read_json(&config)? } else { json!({}) };
+        Self::from_vocab_and_settings(&vocab, &config)
+    }
+
+    fn from_vocab_and_settings(vocab: &Path, config: &Path) -> Result<Self> {
+        let settings = if config.exists() { files::read_json(config)? } else { json!({}) };
         let flag = |name: &str| match settings.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(*flag)),
-            Some(other) => Err(Error::content(&config, name, "true, false or null", other)),
+            Some(other) => Err(Error::content(config, name, "true, false or null", other)),
         };
         let lowercase = flag("do_lower_case")?.unwrap_or(true);
         let chinese = flag("tokenize_chinese_chars")?.unwrap_or(true);
-        Self::from_vocab_with(&vocab, BertNormalizer::new(true, chinese, flag("strip_accents")?, lowercase))
+        Self::from_vocab_with(vocab, BertNormalizer::new(true, chinese, flag("strip_accents")?, lowercase))
     }
 
     /// Loads a `tokenizer.json` of the Hugging Face `tokenizers` library. Its own truncation and padding are
@@ -65,6 +69,22 @@ impl Tokenizer {
         let json = files::read_json(path)?;
         let inner = serde_json::from_value(json).map_err(|error| failed_in(path, error.into()))?;
         Self::from_inner(inner, &path.display().to_string())
+    }
+
+    /// Loads a tokenizer from wherever it is: a directory, as [`Self::from_pretrained`] does; a `vocab.txt`, with the settings
+    /// in a `tokenizer_config.json` beside it; or, whatever else its name is, a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// As the one that loads it.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        if path.is_dir() {
+            Self::from_pretrained(path)
+        } else if path.extension().is_some_and(|extension| extension == "txt") {
+            Self::from_vocab_and_settings(path, &path.with_file_name(CONFIG))
+        } else {
+            Self::from_file(path)
+        }
     }
 
     /// Writes the tokenizer as a `tokenizer.json` of the Hugging Face `tokenizers` library.

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
 use tokenizers::models::ModelWrapper;
 use tokenizers::models::wordpiece::WordPiece;
-use tokenizers::normalizers::BertNormalizer;
+use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+use tokenizers::{
+    AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
+};
 
 use crate::error::{Error, Result};
 use crate::kernel::ProgressLine;
@@ -59,7 +61,7 @@ impl SpecialIds {
 /// # use mlm_core::*;
 /// # fn main() -> Result<()> {
 /// let corpus = Corpus::from_lines(["the fox", "a cat may play"])?;
-/// let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
+/// let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000))?;
 /// let ids = tokenizer.encode("The foxy [MASK]")?;
 /// assert_eq!(tokenizer.tokens(&ids), ["[CLS]", "the", "fox", "##y", "[MASK]", "[SEP]"]);
 /// assert_eq!(tokenizer.words(&ids), [1..2, 2..4]);
@@ -195,14 +197,16 @@ impl Tokenizer {
         Ok((encoding.get_ids().to_vec(), places.collect()))
     }
 
-    /// The text of ids, without `[CLS]`, `[SEP]` and `[PAD]`. `[UNK]` and `[MASK]` stay: a word is there.
+    /// The text of ids, without `[CLS]`, `[SEP]` and `[PAD]`. `[UNK]` and `[MASK]` stay: a word is there. Letters that the
+    /// normalizer has parted, those of Korean syllables above all, are composed again (Unicode's form NFC).
     ///
     /// # Errors
     /// When the `tokenizers` crate fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         let SpecialIds { pad, cls, sep, .. } = self.special;
         let text: Vec<u32> = ids.iter().copied().filter(|id| ![pad, cls, sep].contains(id)).collect();
-        self.inner.decode(&text, false).map_err(failed)
+        let mut text = NormalizedString::from(self.inner.decode(&text, false).map_err(failed)?);
+        Ok(text.nfc().get().to_owned())
     }
 
     /// How many words of a text are longer than the tokenizer takes, so that `[UNK]` stands for them.
@@ -211,6 +215,25 @@ impl Tokenizer {
         let is_too_long = |word: &String| word.chars().count() > model.max_input_chars_per_word;
         let words = words(text, self.inner.get_normalizer(), self.inner.get_pre_tokenizer())?;
         Ok(words.iter().filter(|word| is_too_long(word)).count())
+    }
+
+    /// How many letters of a text BERT's normalizer reads as lower case, and how many accents it leaves out.
+    pub(crate) fn changes(&self, text: &str) -> Result<(usize, usize)> {
+        let Some(NormalizerWrapper::BertNormalizer(normalizer)) = self.inner.get_normalizer() else {
+            return Ok((0, 0));
+        };
+        // A special token stays as it is.
+        let text = &SPECIAL_TOKENS.iter().fold(text.to_owned(), |text, token| text.replace(token, ""));
+        let is_lowered = |c: &char| !c.to_lowercase().eq([*c]);
+        let lowered = if normalizer.lowercase { text.chars().filter(is_lowered).count() } else { 0 };
+        if text.is_ascii() || !normalizer.strip_accents.unwrap_or(normalizer.lowercase) {
+            return Ok((lowered, 0));
+        }
+        let mut parted = NormalizedString::from(text.as_str());
+        parted.nfd();
+        let mut stripped = parted.clone();
+        BertNormalizer::new(false, false, Some(true), false).normalize(&mut stripped).map_err(failed)?;
+        Ok((lowered, parted.get().chars().count() - stripped.get().chars().count()))
     }
 
     /// What the tokens of the ids are.
@@ -247,11 +270,6 @@ impl Tokenizer {
     pub fn continues_word(&self, id: u32) -> bool {
         self.kind(id) == Kind::Continuation
     }
-}
-
-/// BERT's clean-up: control characters out, spaces around Chinese characters and, when lower-casing, no accents.
-pub(crate) fn bert_normalizer(lowercase: bool) -> BertNormalizer {
-    BertNormalizer::new(true, true, None, lowercase)
 }
 
 fn kinds(inner: &tokenizers::Tokenizer, origin: &str) -> Result<Arc<[Kind]>> {

@@ -10,7 +10,8 @@ use tokenizers::{AddedToken, Trainer};
 use crate::error::{Error, Result};
 use crate::kernel::{ProgressLine, check_interrupt};
 use crate::text::corpus::Corpus;
-use crate::text::tokenizer::{CONTINUATION, SPECIAL_TOKENS, Tokenizer, bert_normalizer, failed, words};
+use crate::text::tokenizer::{CONTINUATION, SPECIAL_TOKENS, Tokenizer, failed, words};
+use crate::text::tokenizer_config::TokenizerConfig;
 
 impl Tokenizer {
     /// Learns a vocabulary of at most `vocab` tokens from the corpus: the special tokens, then its characters (at
@@ -18,31 +19,47 @@ impl Tokenizer {
     /// size is reached or every word of the corpus is one piece. The same corpus always gives the same ids.
     ///
     /// When there are more characters than `vocab` has room for, the most frequent ones are kept and words with
-    /// others become `[UNK]`.
+    /// others become `[UNK]`. So do words of more than `max_word_length` characters, and nothing is learned from them.
     ///
     /// Source: Schuster and Nakajima 2012, "Japanese and Korean Voice Search", where the next merge is the one that raises
     /// the likelihood of the text most (Wu et al. 2016, section 4.1, on Google's translation system, refer to
     /// it). The `tokenizers` crate, used here, takes the most frequent pair.
     ///
     /// # Errors
-    /// When `vocab` leaves no room beside the special tokens for one character.
-    pub fn train(corpus: &Corpus, vocab: usize, lowercase: bool) -> Result<Self> {
+    /// When `vocab` leaves no room beside the special tokens for one character, or all words are longer than the tokenizer
+    /// would read.
+    pub fn train(corpus: &Corpus, config: &TokenizerConfig) -> Result<Self> {
+        let &TokenizerConfig { vocab, max_word_length, .. } = config;
         let minimum = SPECIAL_TOKENS.len() + 2;
         if vocab < minimum {
             let expected =
                 format!("at least {minimum} (the {} special tokens and one character)", SPECIAL_TOKENS.len());
             return Err(Error::argument("vocab", expected, vocab));
         }
-        let normalizer = bert_normalizer(lowercase);
+        let normalizer = config.normalizer();
+        let mut too_long = 0;
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         let mut progress = ProgressLine::new("counting words", corpus.len(), "sentences");
         for (nth, sentence) in corpus.sentences().iter().enumerate() {
             progress.at(nth)?;
             for word in words(sentence, Some(&normalizer), Some(&BertPreTokenizer))? {
-                *counts.entry(word).or_default() += 1;
+                if word.chars().count() > max_word_length {
+                    too_long += 1;
+                } else {
+                    *counts.entry(word).or_default() += 1;
+                }
             }
         }
         progress.end();
+        if counts.is_empty() {
+            let expected = format!(
+                "at least one word of at most {max_word_length} characters (a larger max_word_length takes longer ones: \
+                 DNA, proteins)"
+            );
+            let actual =
+                if too_long == 0 { "none".to_owned() } else { format!("{too_long} words, all of them longer") };
+            return Err(Error::argument("corpus", expected, actual));
+        }
         let alphabet = alphabet(&counts, vocab - SPECIAL_TOKENS.len());
         counts.retain(|word, _| word.chars().all(|c| alphabet.contains(&c)));
         // The trainer numbers inner characters (`##a`) in the order of a hash map, which differs from run to run, and
@@ -63,6 +80,7 @@ impl Tokenizer {
         check_interrupt()?;
         let mut model = WordPiece::default();
         trainer.train(&mut model).map_err(failed)?;
+        model.max_input_chars_per_word = max_word_length;
         Self::from_model(model, normalizer, "the trained vocabulary")
     }
 }

@@ -55,7 +55,7 @@ impl Tokenizer {
     /// # use mlm_core::*;
     /// # fn main() -> Result<()> {
     /// let corpus = Corpus::from_lines(["to be or not to be", "the cake is a lie"])?;
-    /// let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
+    /// let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000))?;
     /// let words = |encoded: EncodedCorpus| -> Result<Vec<String>> {
     ///     encoded.sequences.iter().map(|ids| tokenizer.decode(ids)).collect()
     /// };

@@ -143,7 +143,7 @@ pub struct TrainingStep {
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let dir = &folder.path().join("run");
 /// let corpus = Corpus::from_lines(["the cake is a lie", "to be or not to be", "a fox"])?;
-/// let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
+/// let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000))?;
 /// let model = ModelConfig::new(tokenizer.vocab());
 /// let train = tokenizer.encode_corpus(&corpus, model.max_len)?.sequences;
 /// let texts = Texts { tokenizer, train, validation: Sequences::default(), grammar: None };

@@ -16,14 +16,29 @@ fn coverage(tokenizer: &Tokenizer, lines: &[&str]) -> Coverage {
 fn unknown_words_are_counted_also_where_their_sequence_is_left_out() {
     let tokenizer = pieces().unwrap();
     let known = coverage(&tokenizer, &["he replays!", "she [MASK] works"]);
-    assert_eq!(known, Coverage { words: 5, unknown: 0, too_long: 0 });
+    assert_eq!(known, Coverage { words: 5, ..Coverage::default() });
     assert_eq!(known.warning(), None);
     let long = "play".repeat(26);
     let some = coverage(&tokenizer, &["he plays", "\u{4e2d}\u{6587}", "\u{200b}", "she \u{3c9}\u{3c9}", &long]);
-    assert_eq!(some, Coverage { words: 7, unknown: 4, too_long: 1 });
+    assert_eq!(some, Coverage { words: 7, unknown: 4, too_long: 1, ..Coverage::default() });
     assert_eq!(some.unknown_share(), 4.0 / 7.0);
     let warning = some.warning().unwrap();
-    assert_says(&warning, &["4 of 7 words unknown (57.1 %)", "1 of these are longer", "larger vocabulary"]);
+    assert_says(&warning, &["4 of 7 words unknown (57.1 %)", "1 of them are longer", "larger vocabulary"]);
+}
+
+#[test]
+fn what_the_tokenizer_makes_of_letters_is_counted() {
+    let lines = ["\u{c1}rbol A", "e\u{301}", "\u{92e}\u{947}\u{902} \u{92e}\u{948}\u{902}", "\u{d55c}"];
+    let corpus = Corpus::from_lines(lines).unwrap();
+    let changes = |config: TokenizerConfig| {
+        let tokenizer = Tokenizer::train(&corpus, &config).unwrap();
+        let Coverage { lowered, stripped, .. } = coverage(&tokenizer, &lines);
+        (lowered, stripped)
+    };
+    assert_eq!(changes(TokenizerConfig::new(100)), (2, 6));
+    assert_eq!(changes(TokenizerConfig { strip_accents: false, ..TokenizerConfig::new(100) }), (2, 0));
+    assert_eq!(changes(TokenizerConfig { lowercase: false, ..TokenizerConfig::new(100) }), (0, 6));
+    assert_eq!(changes(TokenizerConfig::cased(100)), (0, 0));
 }
 
 #[test]
@@ -42,7 +57,7 @@ fn a_text_without_a_known_word_is_refused_with_the_reason() {
         error
     };
     assert_says(&refused(&["\u{4e2d}\u{6587}", "\u{3c9}"]), &["corpus", "3 words, all of them unknown", "larger"]);
-    assert_says(&refused(&[&long, &long]), &["2 words, all of them unknown", "all of these are longer"]);
+    assert_says(&refused(&[&long, &long]), &["2 words, all of them unknown", "they are longer", "max_word_length"]);
     assert_says(&refused(&["[MASK] [UNK]"]), &["1 words, all of them unknown"]);
     assert_says(&refused(&["[MASK]"]), &["at least one word", "got none"]);
 }

@@ -112,7 +112,7 @@ proptest! {
         let mut rng = seeded(seed);
         let sentences: Vec<String> = (0..8).map(|_| grammar.sentence(&mut rng)).filter(|text| !text.is_empty()).collect();
         prop_assume!(!sentences.is_empty());
-        let tokenizer = Tokenizer::train(&Corpus::from_lines([WORDS.join(" ")]).unwrap(), 1000, true).unwrap();
+        let tokenizer = Tokenizer::train(&Corpus::from_lines([WORDS.join(" ")]).unwrap(), &TokenizerConfig::new(1000)).unwrap();
         let floor = BayesFloor::new(&grammar, &tokenizer, masking.clone()).unwrap();
         let encoded: Vec<Vec<u32>> = sentences.iter().map(|text| tokenizer.encode(text).unwrap()).collect();
         let masker = Masker::new(&tokenizer, masking.clone()).unwrap();
@@ -159,7 +159,7 @@ fn the_stories_are_what_the_grammar_writes() {
 fn on_the_stories_the_floor_lies_below_the_baselines() {
     let (grammar, corpus) = stories();
     let (train, validation) = corpus.split(0.125, &mut seeded(0)).unwrap();
-    let tokenizer = Tokenizer::train(&train, 1200, true).unwrap();
+    let tokenizer = Tokenizer::train(&train, &TokenizerConfig::new(1200)).unwrap();
     let encode = |corpus: &Corpus| tokenizer.encode_corpus(corpus, 32).unwrap().sequences;
     let (train, validation) = (encode(&train), encode(&validation));
     for masking in [Masking::default(), Masking { rate: 0.4, ..Masking::always_mask() }] {
@@ -217,7 +217,7 @@ fn a_large_model_comes_near_the_floor_and_does_not_pass_it() {
     let mut rng = seeded(0);
     let mut written = |count| Corpus::from_lines((0..count).map(|_| grammar.sentence(&mut rng))).unwrap();
     let (train, test) = (written(3000), written(2000));
-    let tokenizer = Tokenizer::train(&train, 1000, true).unwrap();
+    let tokenizer = Tokenizer::train(&train, &TokenizerConfig::new(1000)).unwrap();
     let sequences = |corpus: &Corpus| tokenizer.encode_corpus(corpus, 32).unwrap().sequences;
     let (train, test) = (sequences(&train), sequences(&test));
     let texts = Texts { tokenizer: tokenizer.clone(), train, validation: Sequences::default(), grammar: None };
@@ -251,7 +251,7 @@ fn a_training_keeps_the_baselines_and_its_figures_show_them() {
         Grammar::parse("story: the {pet} {likes F}\nfeature F: a b\npet: dog | cat\nlikes F: [F eats sees] it")
             .unwrap();
     let corpus = Corpus::from_lines((0..500).map(|nth| grammar.sentence(&mut seeded(nth)))).unwrap();
-    let tokenizer = Tokenizer::train(&corpus, 1000, true).unwrap();
+    let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000)).unwrap();
     let sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences;
     let (train, validation) = (sequences[..32].to_vec().into(), sequences[32..].to_vec().into());
     let model = ModelConfig { d_model: 8, heads: 2, ..ModelConfig::new(tokenizer.vocab()) };
@@ -291,7 +291,7 @@ fn a_training_keeps_the_baselines_and_its_figures_show_them() {
 #[test]
 fn the_influence_of_a_word_is_what_hiding_it_costs() {
     let (grammar, corpus) = stories();
-    let tokenizer = Tokenizer::train(&corpus, 1200, true).unwrap();
+    let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1200)).unwrap();
     let floor = BayesFloor::new(&grammar, &tokenizer, Masking::always_mask()).unwrap();
     let mask = tokenizer.special().mask;
     let predicted = |ids: &[u32], gap: usize, hidden: usize| {
@@ -365,7 +365,7 @@ fn a_grammar_with_a_mistake_says_where() {
 fn what_the_floor_and_the_baselines_cannot_predict_they_refuse() {
     let grammar = Grammar::parse("story: the {pet} sleeps\npet: dog | cat").unwrap();
     let corpus = Corpus::from_lines(["the dog sleeps", "the cat sleeps", "the fox"]).unwrap();
-    let tokenizer = Tokenizer::train(&corpus, 1000, true).unwrap();
+    let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000)).unwrap();
     let floor = BayesFloor::new(&grammar, &tokenizer, Masking::always_mask()).unwrap();
     let whole = ["batches", "whole sentences of the grammar", "the fox"];
     assert_says(&message(fill_mask(&floor, &tokenizer, "the fox [MASK]", 1)), &whole);
@@ -378,7 +378,7 @@ fn what_the_floor_and_the_baselines_cannot_predict_they_refuse() {
         &message(floor.log_probabilities(&seen)),
         &["batches", "with the floor's own settings", "the cat sleeps"],
     );
-    let pieces = Tokenizer::train(&corpus, 30, true).unwrap();
+    let pieces = Tokenizer::train(&corpus, &TokenizerConfig::new(30)).unwrap();
     assert_says(&message(BayesFloor::new(&grammar, &pieces, Masking::default())), &["tokenizer", "one token"]);
 
     let masker = Masker::new(&tokenizer, Masking::default()).unwrap();

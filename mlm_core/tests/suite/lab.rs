@@ -18,7 +18,7 @@ fn train<E: Encoder>(seed: u64, epochs: usize, back_end: impl FnOnce(&Params) ->
     let mut rng = seeded(seed);
     let sentences = five_sentences()?;
     let corpus = sentences.repeat(200)?;
-    let tokenizer = Tokenizer::train(&corpus, 1000, true)?;
+    let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000))?;
     let config = ModelConfig::new(tokenizer.vocab());
     let masker = Masker::new(&tokenizer, Masking::default())?;
     let loader = DataLoader::new(tokenizer.encode_corpus(&corpus, config.max_len)?.sequences, 8)?;

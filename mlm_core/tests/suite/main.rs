@@ -23,7 +23,7 @@ mod windows;
 use mlm_core::candle_core::{DType, Tensor};
 use mlm_core::rand::rngs::StdRng;
 use mlm_core::rand::{Rng, SeedableRng};
-use mlm_core::{Batch, Corpus, Gradients, Layout, ModelConfig, Params, Result, Tokenizer, Treatment};
+use mlm_core::{Batch, Corpus, Gradients, Layout, ModelConfig, Params, Result, Tokenizer, TokenizerConfig, Treatment};
 
 /// A generator with a fixed start.
 fn seeded(seed: u64) -> StdRng {
@@ -38,7 +38,7 @@ fn five_sentences() -> Result<Corpus> {
 /// A vocabulary in which longer words fall into pieces.
 fn pieces() -> Result<Tokenizer> {
     let corpus = Corpus::from_lines(["play playing played player", "he plays, she replays!", "work working worked"])?;
-    Tokenizer::train(&corpus, 60, true)
+    Tokenizer::train(&corpus, &TokenizerConfig::new(60))
 }
 
 /// A model of at most the given sizes with weights of which none is 0 or 1, and a ragged batch for it, in which tokens

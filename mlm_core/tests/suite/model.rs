@@ -7,7 +7,7 @@ use crate::{assert_says, five_sentences, message, seeded};
 
 fn lab_model() -> (Reference, Tokenizer, Corpus) {
     let corpus = five_sentences().unwrap();
-    let tokenizer = Tokenizer::train(&corpus, 1000, true).unwrap();
+    let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000)).unwrap();
     let params = Params::init(&ModelConfig::new(tokenizer.vocab()), &mut seeded(0)).unwrap();
     (Reference::new(&params, DType::F32, &Device::Cpu).unwrap(), tokenizer, corpus)
 }

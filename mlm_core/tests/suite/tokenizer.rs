@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use mlm_core::{Corpus, SPECIAL_TOKENS, Tokenizer};
+use mlm_core::{Corpus, SPECIAL_TOKENS, Tokenizer, TokenizerConfig};
 use proptest::prelude::*;
 
 use crate::command::command;
@@ -10,7 +10,7 @@ use crate::{assert_says, five_sentences, message, pieces};
 
 #[test]
 fn specials_come_first_and_frame_each_sentence() {
-    let tokenizer = Tokenizer::train(&five_sentences().unwrap(), 1000, true).unwrap();
+    let tokenizer = Tokenizer::train(&five_sentences().unwrap(), &TokenizerConfig::new(1000)).unwrap();
     let ids: Vec<u32> = SPECIAL_TOKENS.iter().map(|token| tokenizer.id(token).unwrap()).collect();
     assert_eq!(ids, [0, 1, 2, 3, 4]);
     let ids = tokenizer.encode("To be or not to be").unwrap();
@@ -23,7 +23,7 @@ fn specials_come_first_and_frame_each_sentence() {
 #[test]
 fn every_word_of_the_lab_is_one_token() {
     let corpus = five_sentences().unwrap();
-    let tokenizer = Tokenizer::train(&corpus, 1000, true).unwrap();
+    let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000)).unwrap();
     for sentence in corpus.sentences() {
         let ids = tokenizer.encode(sentence).unwrap();
         assert_eq!(tokenizer.words(&ids).len(), sentence.split(' ').count());
@@ -37,7 +37,7 @@ fn the_same_corpus_gives_the_same_ids_in_every_process() {
     const CHILD: &str = "MLM_CORE_PRINT_VOCABULARY";
     let vocabulary = || {
         let corpus = Corpus::from_lines(include_str!("tokenizer.rs").lines()).unwrap();
-        let tokenizer = Tokenizer::train(&corpus, 400, true).unwrap();
+        let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(400)).unwrap();
         let ids: Vec<u32> = (0..tokenizer.vocab() as u32).collect();
         tokenizer.tokens(&ids).join(" ")
     };
@@ -60,21 +60,87 @@ fn the_same_corpus_gives_the_same_ids_in_every_process() {
 fn the_vocabulary_keeps_to_its_size() {
     let corpus = Corpus::from_lines(["abcdefghijklmnopqrstuvwxyz abc abc", "日本語 текст"]).unwrap();
     for size in [7, 8, 20, 50, 80] {
-        let tokenizer = Tokenizer::train(&corpus, size, true).unwrap();
+        let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(size)).unwrap();
         assert!(tokenizer.vocab() <= size, "{} tokens, {size} asked for", tokenizer.vocab());
     }
     for size in [0, 4, 6] {
-        assert_says(&message(Tokenizer::train(&corpus, size, true)), &["vocab", "at least 7", &format!("got {size}")]);
+        assert_says(
+            &message(Tokenizer::train(&corpus, &TokenizerConfig::new(size))),
+            &["vocab", "at least 7", &format!("got {size}")],
+        );
     }
 }
 
 #[test]
-fn case_is_kept_on_request() {
-    let corpus = Corpus::from_lines(["Paris is nice"]).unwrap();
-    let kept = Tokenizer::train(&corpus, 100, false).unwrap();
-    assert_eq!(kept.tokens(&kept.encode("Paris").unwrap())[1], "Paris");
-    let lowered = Tokenizer::train(&corpus, 100, true).unwrap();
-    assert_eq!(lowered.tokens(&lowered.encode("PARIS").unwrap())[1], "paris");
+fn case_and_accents_are_kept_on_request() {
+    let text = "A\u{f1}o ano \u{92e}\u{947}\u{902} \u{92e}\u{948}\u{902} \u{30d1} \u{30cf} \u{5e9}\u{5c1} \u{5e9}";
+    let corpus = Corpus::from_lines([text]).unwrap();
+    let words = |config: TokenizerConfig| {
+        let tokenizer = Tokenizer::train(&corpus, &config).unwrap();
+        let ids = tokenizer.encode(text).unwrap();
+        tokenizer.tokens(&ids[1..ids.len() - 1]).join(" ")
+    };
+    let (uncased, lower) = ("ano ano \u{92e} \u{92e} \u{30cf} \u{30cf} \u{5e9} \u{5e9}", text.to_lowercase());
+    assert_eq!(words(TokenizerConfig::new(100)), uncased);
+    assert_eq!(words(TokenizerConfig { strip_accents: false, ..TokenizerConfig::new(100) }), lower);
+    assert_eq!(words(TokenizerConfig { lowercase: false, ..TokenizerConfig::new(100) }), uncased.replacen('a', "A", 1));
+    assert_eq!(words(TokenizerConfig::cased(100)), text);
+}
+
+#[test]
+fn text_comes_back_composed() {
+    let text = "\u{d55c}\u{ad6d}\u{c5b4} \u{ac15}";
+    let tokenizer = Tokenizer::train(&Corpus::from_lines([text]).unwrap(), &TokenizerConfig::new(100)).unwrap();
+    let ids = tokenizer.encode(text).unwrap();
+    assert_eq!(tokenizer.tokens(&ids)[2].chars().count(), 3, "the vocabulary has letters, as that of BERT");
+    assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+}
+
+#[test]
+fn nothing_is_learned_from_words_that_are_too_long() {
+    let long = "abcdefghij".repeat(20);
+    let short = ["to be or not to be", "that is the question"];
+    let learned = |lines: &[&str], config: &TokenizerConfig| {
+        Tokenizer::train(&Corpus::from_lines(lines).unwrap(), config).map(|tokenizer| {
+            let ids: Vec<u32> = (0..tokenizer.vocab() as u32).collect();
+            (tokenizer.tokens(&ids), tokenizer)
+        })
+    };
+    let config = TokenizerConfig::new(60);
+    let (alone, _) = learned(&short, &config).unwrap();
+    let (beside, tokenizer) = learned(&[short[0], &long, short[1]], &config).unwrap();
+    assert_eq!(alone, beside);
+    assert!(tokenizer.encode(&long).unwrap().contains(&tokenizer.special().unk));
+    let error = message(learned(&[&long, &long], &config));
+    assert_says(&error, &["at most 100 characters", "max_word_length", "2 words, all of them longer"]);
+    assert_says(&message(learned(&["\u{200b}"], &config)), &["at least one word", "got none"]);
+
+    let (_, proteins) = learned(&[&long], &TokenizerConfig { max_word_length: 200, ..config }).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    proteins.save_pretrained(&folder, 512).unwrap();
+    for tokenizer in [&proteins, &Tokenizer::from_pretrained(&folder).unwrap()] {
+        let ids = tokenizer.encode(&long).unwrap();
+        assert_eq!(tokenizer.decode(&ids).unwrap(), long);
+        assert!(tokenizer.encode(&format!("{long}a")).unwrap().contains(&tokenizer.special().unk));
+    }
+}
+
+#[test]
+fn a_tokenizer_is_loaded_from_wherever_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let tokenizer = pieces().unwrap();
+    let ids: Vec<u32> = (0..tokenizer.vocab() as u32).collect();
+    fs::write(path("vocab.txt"), tokenizer.tokens(&ids).join("\n")).unwrap();
+    tokenizer.save(path("any.json")).unwrap();
+    for place in [folder.path(), &path("vocab.txt"), &path("any.json")] {
+        let loaded = Tokenizer::load(place).unwrap();
+        assert_eq!(loaded.encode("He plays").unwrap(), tokenizer.encode("He plays").unwrap());
+    }
+    fs::write(path("tokenizer_config.json"), r#"{"do_lower_case": false}"#).unwrap();
+    let cased = Tokenizer::load(path("vocab.txt")).unwrap();
+    assert_eq!(cased.tokens(&cased.encode("He plays").unwrap())[1], "[UNK]");
+    assert_says(&message(Tokenizer::load(path("none.json"))), &["read", "none.json"]);
 }
 
 #[test]
@@ -98,7 +164,8 @@ fn sentences_without_a_known_word_are_left_out_and_counted() {
 #[test]
 fn characters_that_stand_alone_take_one_place_only() {
     let signs: String = ('\u{4e00}'..).take(90).collect();
-    let tokenizer = Tokenizer::train(&Corpus::from_lines([signs.as_str()]).unwrap(), 100, true).unwrap();
+    let tokenizer =
+        Tokenizer::train(&Corpus::from_lines([signs.as_str()]).unwrap(), &TokenizerConfig::new(100)).unwrap();
     let ids = tokenizer.encode(&signs).unwrap();
     assert!(!ids.contains(&tokenizer.special().unk));
 }

@@ -24,7 +24,7 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new() -> Self {
         let corpus = five_sentences().unwrap().repeat(3).unwrap();
-        let tokenizer = Tokenizer::train(&corpus, 80, true).unwrap();
+        let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(80)).unwrap();
         let sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences;
         let model = ModelConfig {
             d_model: 8,
@@ -187,7 +187,7 @@ fn a_training_that_has_begun_differently_is_refused_and_says_in_what() {
     refused(&|plan| plan.texts.validation.truncate(3), "other validation");
     let corpus = five_sentences().unwrap();
     refused(
-        &|plan| plan.texts.tokenizer = Tokenizer::train(&corpus, plan.model.vocab, false).unwrap(),
+        &|plan| plan.texts.tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::cased(plan.model.vocab)).unwrap(),
         "other tokenizer",
     );
     assert_says(&message(plan.start(dir)), &["a training of 0 steps"]);

@@ -65,6 +65,16 @@ pub(crate) fn counts(encoded: &EncodedCorpus) -> String {
     )
 }
 
+/// What the tokenizer has made of the letters, if anything.
+pub(crate) fn changes(&Coverage { lowered, stripped, .. }: &Coverage) -> Option<String> {
+    (lowered + stripped > 0).then(|| {
+        format!(
+            "read as lower case: {lowered} letters (--cased keeps them); left out: {stripped} accents and vowel signs \
+             (--keep-accents keeps them)"
+        )
+    })
+}
+
 /// As [`counts`], for programs.
 pub(crate) fn counts_json(encoded: &EncodedCorpus) -> Value {
     let EncodedCorpus { sequences, cut, skipped, coverage } = encoded;
@@ -76,6 +86,8 @@ pub(crate) fn counts_json(encoded: &EncodedCorpus) -> Value {
         "words": coverage.words,
         "unknown_words": coverage.unknown,
         "unknown_share": coverage.unknown_share(),
+        "letters_lowered": coverage.lowered,
+        "accents_left_out": coverage.stripped,
     })
 }
 

@@ -12,7 +12,7 @@ use mlm_core::*;
 use serde_json::{Value, json};
 
 use crate::arguments::{Compute, Shape};
-use crate::text::{Text, counts, counts_json, of_known_words};
+use crate::text::{Text, changes, counts, counts_json, of_known_words};
 use crate::{Failure, note};
 
 /// Train a masked language model on a text and write it into a folder that `transformers` loads.
@@ -34,12 +34,21 @@ pub(crate) struct Train {
     /// The grammar that has written the text, if one has: the smallest loss that a model can have is known then
     #[arg(long, value_name = "FILE")]
     grammar: Option<PathBuf>,
-    /// A tokenizer.json to use, instead of training one on the text
-    #[arg(long, value_name = "FILE")]
+    /// A tokenizer to use, instead of learning one from the text: a folder, a tokenizer.json or a vocab.txt
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["vocab_size", "cased", "keep_accents", "max_word_length"])]
     tokenizer: Option<PathBuf>,
     /// Tokens that the vocabulary has at most
     #[arg(long, default_value_t = 1000)]
     vocab_size: usize,
+    /// Tell upper and lower case apart, and letters with accents from those without
+    #[arg(long)]
+    cased: bool,
+    /// Tell letters with accents from those without: in lower case, but with accents and vowel signs
+    #[arg(long)]
+    keep_accents: bool,
+    /// Characters of the longest word that is read; a line of DNA, of a protein or of SMILES is one word
+    #[arg(long, default_value_t = TokenizerConfig::new(0).max_word_length, value_name = "CHARACTERS")]
+    max_word_length: usize,
     #[command(flatten)]
     shape: Shape,
     /// Tokens of the longest sequence, [CLS] and [SEP] included
@@ -172,8 +181,8 @@ impl Train {
             }
         };
         let tokenizer = match &self.tokenizer {
-            Some(path) => Tokenizer::from_file(path)?,
-            None => Tokenizer::train(&train, self.vocab_size, true)?,
+            Some(path) => Tokenizer::load(path)?,
+            None => Tokenizer::train(&train, &self.tokenizer_config())?,
         };
         let encode = |corpus: &Corpus, what: &str| -> Result<EncodedCorpus> {
             let encoded = self.text.encode(what, corpus, &tokenizer, self.max_len)?;
@@ -181,6 +190,9 @@ impl Train {
             Ok(encoded)
         };
         let train = encode(&train.repeat(self.repeat)?, "training")?;
+        if let Some(changes) = changes(&train.coverage).filter(|_| self.tokenizer.is_none()) {
+            note(&changes);
+        }
         let validation = validation.map(|corpus| encode(&corpus, "validation")).transpose()?;
         Ok(Corpora { tokenizer, train, validation })
     }
@@ -199,6 +211,15 @@ impl Train {
             grammar: self.grammar.as_ref().map(Grammar::from_file).transpose()?,
         };
         Ok((texts, config))
+    }
+
+    fn tokenizer_config(&self) -> TokenizerConfig {
+        TokenizerConfig {
+            lowercase: !self.cased,
+            strip_accents: !self.cased && !self.keep_accents,
+            max_word_length: self.max_word_length,
+            ..TokenizerConfig::new(self.vocab_size)
+        }
     }
 
     fn training(&self) -> TrainingConfig {
