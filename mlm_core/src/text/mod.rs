@@ -4,6 +4,7 @@ pub(crate) mod corpus;
 pub(crate) mod notation;
 
 pub(crate) mod grammar;
+pub(crate) mod longest_match;
 pub(crate) mod tokenizer;
 pub(crate) mod tokenizer_config;
 

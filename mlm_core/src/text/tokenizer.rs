@@ -13,12 +13,14 @@ use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{
-    AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
+    AddedToken, DecoderWrapper, NormalizedString, Normalizer, OffsetReferential, OffsetType, PostProcessorWrapper,
+    PreTokenizedString, PreTokenizer, PreTokenizerWrapper, TokenizerBuilder, TokenizerImpl,
 };
 
 use crate::error::{Error, Result};
 use crate::kernel::ProgressLine;
 use crate::text::corpus::Corpus;
+use crate::text::longest_match::LongestMatch;
 
 /// The five special tokens of BERT, in the order in which a trained vocabulary starts with them.
 pub const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
@@ -70,11 +72,14 @@ impl SpecialIds {
 /// ```
 #[derive(Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Inner,
     special: SpecialIds,
     /// Of each id, what its token is.
     kinds: Arc<[Kind]>,
 }
+
+/// A tokenizer of the `tokenizers` crate with a search of our own.
+type Inner = TokenizerImpl<LongestMatch, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
 /// What the token of an id is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,11 +138,20 @@ impl Tokenizer {
             .map_err(Error::Tokenizer)?;
         inner.with_post_processor(Some(template));
         let kinds = kinds(&inner, origin)?;
+        let inner = TokenizerBuilder::new()
+            .with_model(LongestMatch::new(inner.get_model().clone()))
+            .with_normalizer(inner.get_normalizer().cloned())
+            .with_pre_tokenizer(inner.get_pre_tokenizer().cloned())
+            .with_post_processor(inner.get_post_processor().cloned())
+            .with_decoder(inner.get_decoder().cloned())
+            .with_added_vocabulary(inner.get_added_vocabulary().clone())
+            .build()
+            .map_err(failed)?;
         Ok(Self { inner, special, kinds })
     }
 
     /// What does the work.
-    pub(crate) fn inner(&self) -> &tokenizers::Tokenizer {
+    pub(crate) fn inner(&self) -> &Inner {
         &self.inner
     }
 
@@ -211,7 +225,7 @@ impl Tokenizer {
 
     /// How many words of a text are longer than the tokenizer takes, so that `[UNK]` stands for them.
     pub(crate) fn too_long(&self, text: &str) -> Result<usize> {
-        let ModelWrapper::WordPiece(model) = self.inner.get_model() else { return Ok(0) };
+        let ModelWrapper::WordPiece(model) = self.inner.get_model().model() else { return Ok(0) };
         let is_too_long = |word: &String| word.chars().count() > model.max_input_chars_per_word;
         let words = words(text, self.inner.get_normalizer(), self.inner.get_pre_tokenizer())?;
         Ok(words.iter().filter(|word| is_too_long(word)).count())
