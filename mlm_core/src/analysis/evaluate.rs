@@ -101,10 +101,10 @@ const RECOVERY_BATCH: usize = 32;
 /// # Errors
 /// When the tokenizer's vocabulary is larger than the model's.
 pub fn recovery(predictor: &(impl Predictor + ?Sized), tokenizer: &Tokenizer, corpus: &Corpus) -> Result<Recovery> {
+    tokenizer.check_fits(predictor.vocab())?;
     let (mut sequences, mut tasks) = (Vec::with_capacity(corpus.len()), Vec::new());
     for (sentence, windows) in tokenizer.windows_of_sentences(corpus, predictor.max_len())?.into_iter().enumerate() {
         for ids in windows {
-            check_ids(predictor.vocab(), "text", &ids)?;
             tasks.extend(tokenizer.words(&ids).into_iter().map(|word| (sentence, sequences.len(), word)));
             sequences.push(ids);
         }

@@ -46,7 +46,7 @@ pub struct FilledMask {
 /// ```
 ///
 /// # Errors
-/// When the text has no `[MASK]`, is too long for the model, or `top_k` is 0.
+/// When the text has no `[MASK]`, is too long for the model, `top_k` is 0, or the tokenizer has more tokens than the model.
 pub fn fill_mask(
     predictor: &(impl Predictor + ?Sized),
     tokenizer: &Tokenizer,
@@ -56,6 +56,7 @@ pub fn fill_mask(
     if top_k == 0 {
         return Err(Error::argument("top_k", "at least 1", top_k));
     }
+    tokenizer.check_fits(predictor.vocab())?;
     let (ids, places) = tokenizer.encode_with_places(text)?;
     let max_len = predictor.max_len();
     if ids.len() > max_len {

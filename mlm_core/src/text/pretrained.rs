@@ -15,16 +15,23 @@ const CONFIG: &str = "tokenizer_config.json";
 const VOCAB: &str = "vocab.txt";
 
 impl Tokenizer {
-    /// Loads a `vocab.txt` as BERT's releases have it: one token a line, its id the line number from 0.
+    /// Loads a `vocab.txt` as BERT's releases have it: one token a line, its id the line number from 0. A blank line is no
+    /// token, white space at the end of a line no part of one, and a token that comes twice has the last number, as in
+    /// `transformers`.
     ///
     /// # Errors
-    /// When the file cannot be read, is not UTF-8, or lacks a special token.
+    /// When the file cannot be read, is not UTF-8, begins with a byte order mark, or lacks a special token.
     pub fn from_vocab(path: impl AsRef<Path>, lowercase: bool) -> Result<Self> {
         Self::from_vocab_with(path.as_ref(), BertNormalizer::new(true, true, None, lowercase))
     }
 
     fn from_vocab_with(path: &Path, normalizer: BertNormalizer) -> Result<Self> {
-        let vocab = WordPiece::read_bytes(&files::read(path)?).map_err(|error| failed_in(path, error))?;
+        let bytes = files::read(path)?;
+        if bytes.starts_with("\u{feff}".as_bytes()) {
+            let expected = "the first token (save the file as UTF-8 without a byte order mark)";
+            return Err(Error::content(path, "line 1", expected, "a byte order mark"));
+        }
+        let vocab = WordPiece::read_bytes(&bytes).map_err(|error| failed_in(path, error))?;
         let model = WordPiece::builder().vocab(vocab).build().map_err(|error| failed_in(path, error))?;
         Self::from_model(model, normalizer, &path.display().to_string())
     }

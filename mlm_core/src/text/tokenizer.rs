@@ -160,6 +160,18 @@ impl Tokenizer {
         self.kinds.len()
     }
 
+    /// Checks that a model with a vocabulary of that size knows all tokens. It may know more: many are rounded up.
+    ///
+    /// # Errors
+    /// When it does not; the error has both sizes.
+    pub fn check_fits(&self, vocab: usize) -> Result<()> {
+        if self.vocab() > vocab {
+            let expected = format!("at most {vocab} tokens, as many as the model knows");
+            return Err(Error::argument("tokenizer", expected, self.vocab()));
+        }
+        Ok(())
+    }
+
     /// The ids of the special tokens.
     pub fn special(&self) -> SpecialIds {
         self.special
@@ -287,7 +299,8 @@ impl Tokenizer {
 }
 
 fn kinds(inner: &tokenizers::Tokenizer, origin: &str) -> Result<Arc<[Kind]>> {
-    let vocab = inner.get_vocab(true);
+    let mut vocab = inner.get_vocab(true);
+    vocab.remove(""); // a blank line of a vocab.txt
     let ids = vocab.values().max().map_or(0, |&id| id as usize + 1);
     if ids > MOST_IDS {
         return Err(Error::Tokenizer(format!("{origin}: expected ids below {MOST_IDS}, got {}", ids - 1)));
@@ -298,7 +311,9 @@ fn kinds(inner: &tokenizers::Tokenizer, origin: &str) -> Result<Arc<[Kind]>> {
     }
     let added = inner.get_added_tokens_decoder();
     for id in added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id) {
-        kinds[id as usize] = Kind::Special;
+        if let Some(kind) = kinds.get_mut(id as usize) {
+            *kind = Kind::Special;
+        }
     }
     Ok(kinds.into())
 }

@@ -267,6 +267,51 @@ fn a_vocabulary_with_its_settings_is_a_tokenizer() {
     assert_says(&error, &["tokenizer_config.json", "do_lower_case", "true, false or null", "yes"]);
 }
 
+/// Read as `transformers` reads it: a blank line has a number and no token, the last of several lines counts.
+#[test]
+fn a_vocabulary_may_have_blank_lines_and_duplicates_and_line_ends_of_windows() {
+    let dir = folder();
+    let path = dir.path().join("vocab.txt");
+    let load = |text: &str| {
+        fs::write(&path, text).unwrap();
+        Tokenizer::from_pretrained(&dir)
+    };
+    let tokenizer = load("[PAD]\r\n[UNK]\r\n[CLS]\r\n[SEP]\r\n[MASK]\r\nfox\r\n\r\ncat \r\nfox\r\n\r\n\r\n").unwrap();
+    assert_eq!(tokenizer.encode("fox cat").unwrap(), [2, 8, 7, 3]);
+    assert_eq!(tokenizer.vocab(), 9);
+    let masking = Masking { rate: 1.0, mask: 0.0, random: 1.0, keep: 0.0, whole_word: false };
+    let masker = Masker::new(&tokenizer, masking).unwrap();
+    let drawn = masker.mask(&[7; 1000], &mut seeded(0)).unwrap().input_ids;
+    assert!(drawn.iter().all(|id| [7, 8].contains(id)), "only tokens are drawn");
+    let error = message(load("\u{feff}[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nfox"));
+    assert_says(&error, &["vocab.txt", "line 1", "a byte order mark"]);
+}
+
+#[test]
+fn a_tokenizer_that_is_larger_than_the_model_is_refused_with_both_sizes() {
+    let (dir, params, _) = saved();
+    put_into_several_files(dir.path());
+    let path = dir.path().join("vocab.txt");
+    let vocab = fs::read_to_string(&path).unwrap();
+    let engine = Engine::new(&params).unwrap();
+    let corpus = Corpus::from_lines(["he plays"]).unwrap();
+    let size = params.config().vocab;
+    fs::write(&path, format!("{vocab}\nzebra")).unwrap();
+    let larger = Tokenizer::from_pretrained(&dir).unwrap();
+    let [of_model, of_tokenizer] = [format!("at most {size} tokens"), format!("got {}", size + 1)];
+    for error in [
+        message(fill_mask(&engine, &larger, "he [MASK]", 1)),
+        message(recovery(&engine, &larger, &corpus)),
+        message(larger.check_fits(size)),
+    ] {
+        assert_says(&error, &["tokenizer", &of_model, &of_tokenizer]);
+    }
+    fs::write(&path, format!("{vocab}\n\n\n")).unwrap();
+    let blank = Tokenizer::from_pretrained(&dir).unwrap();
+    assert_eq!(fill_mask(&engine, &blank, "he [MASK]", 1).unwrap().masks.len(), 1);
+    blank.check_fits(size).unwrap();
+}
+
 proptest! {
     // For a longer run: PROPTEST_CASES=100000.
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(1000), ..ProptestConfig::default() })]
