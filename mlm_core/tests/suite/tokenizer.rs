@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use mlm_core::{Corpus, SPECIAL_TOKENS, Tokenizer, TokenizerConfig};
+use mlm_core::{Corpus, Masker, Masking, SPECIAL_TOKENS, Tokenizer, TokenizerConfig};
 use proptest::prelude::*;
 
 use crate::command::command;
-use crate::{assert_says, five_sentences, message, pieces};
+use crate::{assert_says, five_sentences, message, pieces, seeded};
 
 #[test]
 fn specials_come_first_and_frame_each_sentence() {
@@ -206,6 +206,33 @@ fn foreign_settings_in_a_file_do_not_change_the_ids() {
     let loaded = Tokenizer::from_file(&path).unwrap();
     let text = "he plays, she works";
     assert_eq!(loaded.encode(text).unwrap(), pieces().unwrap().encode(text).unwrap());
+}
+
+/// `[ENT]` marks something; it is no word to be guessed, and stays in the text.
+#[test]
+fn a_special_token_of_ones_own_is_never_masked_nor_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    pieces().unwrap().save(&path).unwrap();
+    let mut more = mlm_core::tokenizers::Tokenizer::from_file(&path).unwrap();
+    more.add_special_tokens([mlm_core::tokenizers::AddedToken::from("[ENT]", true)]).unwrap();
+    more.save(&path, false).unwrap();
+    let tokenizer = Tokenizer::from_file(&path).unwrap();
+    let (text, entity) = ("he [ENT] plays [ENT]", tokenizer.id("[ENT]").unwrap());
+    assert!(tokenizer.is_special(entity) && !tokenizer.special().contains(entity));
+    let ids = tokenizer.encode(text).unwrap();
+    assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+    assert!(tokenizer.words(&ids).into_iter().flatten().all(|at| ids[at] != entity));
+
+    let masking = Masking { rate: 1.0, mask: 0.0, random: 1.0, keep: 0.0, whole_word: false };
+    let masker = Masker::new(&tokenizer, masking).unwrap();
+    let masked = masker.mask(&ids.repeat(1000), &mut seeded(0)).unwrap();
+    assert!(!masked.targets.contains(&entity));
+    let drawn: Vec<u32> = masked.masked_rows.iter().map(|&row| masked.input_ids[row]).collect();
+    assert!(drawn.len() >= 2000 && !drawn.contains(&entity));
+    let corpus = Corpus::from_lines([text, "[ENT]"]).unwrap();
+    let encoded = tokenizer.encode_corpus(&corpus, 32).unwrap();
+    assert_eq!((encoded.sequences.len(), encoded.skipped, encoded.coverage.words), (1, 1, 2));
 }
 
 #[test]
