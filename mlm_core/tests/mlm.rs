@@ -227,6 +227,29 @@ fn the_lab_from_a_terminal() {
     assert_eq!(outcome["texts"][1]["masks"][1][0]["token"], "lie");
     assert_eq!(outcome["texts"][1]["masks"][1].as_array().unwrap().len(), 3);
 
+    // A line that cannot be filled holds up no other.
+    let mut lines = program();
+    lines.args(["fill-mask", "--model", out, "--top-k", "1"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut lines = lines.stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = lines.stdin.take().unwrap();
+    let mut output = BufReader::new(lines.stdout.take().unwrap()).lines().map(Result::unwrap);
+    input.write_all(b"The [MASK] is a lie\n").unwrap();
+    assert_eq!(output.next().unwrap(), "The cake is a lie", "before the next line has come");
+    input.write_all(b"no gap\n\n\xff [MASK]\nTo be or not to [MASK]").unwrap();
+    drop(input);
+    assert_eq!(output.nth(1).unwrap(), "To be or not to be");
+    let ended = lines.wait_with_output().unwrap();
+    let said = stderr(&ended);
+    assert_eq!(ended.status.code(), Some(1));
+    for part in ["mlm: line 2: text: expected at least one [MASK]", "mlm: line 4: cannot read standard input", ": 2\n"]
+    {
+        assert!(said.contains(part), "{said}");
+    }
+    let some = mlm(&["fill-mask", "--model", out, "--json", "no gap", texts[0]]);
+    let outcome: Value = serde_json::from_slice(&some.stdout).unwrap();
+    assert_eq!((&outcome["texts"][0]["number"], some.status.code()), (&Value::from(1), Some(1)));
+    assert_eq!(outcome["texts"][1]["masks"][0][0]["token"], "fox");
+
     let (svg, png) = (path("loss.svg"), path("loss.png"));
     assert!(mlm(&["plot", out, out, "--out", &svg]).status.success());
     assert!(fs::read_to_string(svg).unwrap().contains("lab: training"));

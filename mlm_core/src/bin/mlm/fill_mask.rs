@@ -7,6 +7,8 @@ use clap::Args;
 use mlm_core::*;
 use serde_json::{Value, json};
 
+use crate::{Failure, note, write};
+
 /// Fill every [MASK] of some texts.
 #[derive(Args)]
 #[command(after_help = "Example: mlm fill-mask --model runs/lab \"The quick brown [MASK] jumps over the lazy dog\"")]
@@ -26,43 +28,66 @@ pub(crate) struct FillMask {
 }
 
 impl FillMask {
-    /// The texts and what fills their gaps.
-    pub(crate) fn run(&self) -> Result<String> {
+    /// Answers each text when it has come; one that cannot be filled is said and holds up no other.
+    pub(crate) fn run(&self) -> Result<String, Failure> {
         let tokenizer = Tokenizer::from_pretrained(&self.model)?;
         let engine = Engine::with_threads(&Params::from_pretrained(&self.model)?, 1)?;
-        let fill = |text: &String| fill_mask(&engine, &tokenizer, text, self.top_k);
-        let filled = match self.texts.as_slice() {
-            [] => lines()?.iter().map(fill).collect::<Result<Vec<_>>>()?,
-            texts => texts.iter().map(fill).collect::<Result<Vec<_>>>()?,
-        };
-        if self.json {
-            let texts: Vec<Value> = filled.iter().map(object).collect();
-            return Ok(format!("{}\n", json!({"texts": texts})));
-        }
-        let mut said = String::new();
-        for FilledMask { filled, masks, .. } in &filled {
-            said += &format!("{filled}\n");
-            for predictions in masks {
-                let tokens = predictions.iter().map(|it| format!("{} {:.1} %", it.token, 100.0 * it.probability));
-                said += &format!("  [MASK]  {}\n", tokens.collect::<Vec<_>>().join("  "));
+        let (mut objects, mut failed) = (Vec::new(), 0);
+        for (nth, text) in (1..).zip(self.texts()) {
+            let text = text?;
+            if text.as_ref().is_ok_and(|text| text.trim().is_empty()) {
+                continue;
+            }
+            let filled = text.and_then(|text| fill_mask(&engine, &tokenizer, &text, self.top_k));
+            match &filled {
+                Err(error) => {
+                    failed += 1;
+                    note(&format!("mlm: {} {nth}: {error}", if self.texts.is_empty() { "line" } else { "text" }));
+                }
+                Ok(filled) if !self.json && !write(&answer(filled))? => return Ok(String::new()),
+                Ok(_) => {}
+            }
+            if self.json {
+                objects.push(filled.map_or_else(|error| json!({"number": nth, "error": error.to_string()}), object));
             }
         }
-        Ok(said)
+        if self.json {
+            write(&format!("{}\n", json!({"texts": objects})))?;
+        }
+        match failed {
+            0 => Ok(String::new()),
+            failed => Err(Failure::Error(format!("texts that could not be filled: {failed}"))),
+        }
+    }
+
+    /// The texts of the command, or the lines of standard input; an outer error ends them, an inner one is that of a line.
+    fn texts(&self) -> Box<dyn Iterator<Item = Result<Result<String>>> + '_> {
+        if !self.texts.is_empty() {
+            return Box::new(self.texts.iter().map(|text| Ok(Ok(text.clone()))));
+        }
+        Box::new(io::stdin().lines().map(|line| match line {
+            Ok(line) => Ok(Ok(line)),
+            Err(error) => {
+                let is_of_line = error.kind() == io::ErrorKind::InvalidData;
+                let path = Path::new("standard input").to_owned();
+                let error = Error::File { action: "read", path, source: error.into() };
+                if is_of_line { Ok(Err(error)) } else { Err(error) }
+            }
+        }))
     }
 }
 
-/// The lines of standard input, without blank ones.
-fn lines() -> Result<Vec<String>> {
-    let lines = io::stdin().lines().collect::<io::Result<Vec<_>>>();
-    let reading = |source: io::Error| {
-        let (path, source) = (Path::new("standard input").to_owned(), source.into());
-        Error::File { action: "read", path, source }
-    };
-    let lines = lines.map_err(reading)?;
-    Ok(lines.into_iter().filter(|line| !line.trim().is_empty()).collect())
+/// A text and what fills its gaps.
+fn answer(FilledMask { filled, masks, .. }: &FilledMask) -> String {
+    let mut said = format!("{filled}\n");
+    for predictions in masks {
+        let tokens = predictions.iter().map(|it| format!("{} {:.1} %", it.token, 100.0 * it.probability));
+        said += &format!("  [MASK]  {}\n", tokens.collect::<Vec<_>>().join("  "));
+    }
+    said
 }
 
-fn object(filled: &FilledMask) -> Value {
+fn object(filled: FilledMask) -> Value {
     let predictions = |predictions: &Vec<Prediction>| -> Vec<Value> {
         predictions.iter().map(|it| json!({"token": it.token, "probability": it.probability})).collect()
     };

@@ -60,23 +60,28 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Train(train) => train.run(),
         Command::Eval(eval) => eval.run().map_err(Failure::from),
-        Command::FillMask(fill_mask) => fill_mask.run().map_err(Failure::from),
+        Command::FillMask(fill_mask) => fill_mask.run(),
         Command::Plot(plot) => plot.run().map_err(Failure::from),
         Command::Stories(stories) => stories.run().map_err(Failure::from),
         Command::Bench(bench) => bench.run().map_err(Failure::from),
     };
-    let said = outcome.and_then(|text| match io::stdout().write_all(text.as_bytes()) {
-        // Who reads it, as `head` does, has enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        said => said.map_err(|error| Failure::Error(format!("cannot write: {error}"))),
-    });
+    let said = outcome.and_then(|text| write(&text));
     let (status, reason) = match said {
-        Ok(()) => return ExitCode::SUCCESS,
+        Ok(_) => return ExitCode::SUCCESS,
         Err(Failure::Error(reason)) => (ExitCode::FAILURE, reason),
         Err(Failure::Interrupted(reason)) => (ExitCode::from(Failure::INTERRUPTED), reason),
     };
     note(&format!("mlm: {reason}"));
     status
+}
+
+/// Text on stdout; returns whether somebody reads it. Who does not, as `head`, has enough.
+fn write(text: &str) -> Result<bool, Failure> {
+    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::Error(format!("cannot write: {error}"))),
+    }
 }
 
 /// A line on stderr. Where nobody reads it any more, what it is about goes on.
