@@ -13,11 +13,19 @@ use crate::error::{Error, Result};
 /// The last part of the name of a file that is being written.
 const PARTIAL: &str = "partial";
 
+/// How a file begins that stands for another one, which has not been fetched.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|source| Error::reading(path, source))
+    let bytes = fs::read(path).map_err(|source| Error::reading(path, source))?;
+    if bytes.starts_with(LFS_POINTER) {
+        let expected = "its content (`git lfs pull` in the folder fetches it)";
+        return Err(Error::content(path, "the file", expected, "a Git LFS pointer to it"));
+    }
+    Ok(bytes)
 }
 
-/// A file of UTF-8 text, without a byte order mark.
+/// A file of UTF-8 text, without a byte order mark; its lines end with a line feed.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     let mut text = String::from_utf8(read(path)?).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
@@ -26,6 +34,10 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
     })?;
     if text.starts_with('\u{feff}') {
         text.remove(0);
+    }
+    // As old Macs wrote text. Elsewhere a carriage return is white space.
+    if !text.contains('\n') {
+        text = text.replace('\r', "\n");
     }
     Ok(text)
 }

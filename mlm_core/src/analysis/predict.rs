@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::analysis::predictor::Predictor;
 use crate::error::{Error, Result};
 use crate::text::batch::Batch;
-use crate::text::tokenizer::{CONTINUATION, Tokenizer};
+use crate::text::tokenizer::{CONTINUATION, SpecialIds, Tokenizer};
 
 /// A token that may fill a gap.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,7 +46,7 @@ pub struct FilledMask {
 /// ```
 ///
 /// # Errors
-/// When the text has no `[MASK]`, is too long for the model, `top_k` is 0, or the tokenizer has more tokens than the model.
+/// When the text has no `[MASK]`, or has `[CLS]` or `[SEP]`, is too long for the model, `top_k` is 0, or the tokenizer has more tokens than the model.
 pub fn fill_mask(
     predictor: &(impl Predictor + ?Sized),
     tokenizer: &Tokenizer,
@@ -58,6 +58,10 @@ pub fn fill_mask(
     }
     tokenizer.check_fits(predictor.vocab())?;
     let (ids, places) = tokenizer.encode_with_places(text)?;
+    let SpecialIds { cls, sep, .. } = tokenizer.special();
+    if ids.len() > 2 && ids[1..ids.len() - 1].iter().any(|&id| id == cls || id == sep) {
+        return Err(Error::argument("text", "no [CLS] and [SEP] in it, which are put around it", format!("{text:?}")));
+    }
     let max_len = predictor.max_len();
     if ids.len() > max_len {
         let expected = format!("at most {max_len} tokens with [CLS] and [SEP], the longest that the model reads");

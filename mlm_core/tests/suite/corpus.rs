@@ -31,6 +31,16 @@ fn lines_are_sentences() {
 }
 
 #[test]
+fn a_carriage_return_ends_a_line_where_nothing_else_does() {
+    let sentences = |content: &[u8]| {
+        let (_folder, path) = file(content);
+        Corpus::from_file(&path, Layout::Lines).unwrap().sentences().to_vec()
+    };
+    assert_eq!(sentences(b"of an old Mac\rits second line\r"), ["of an old Mac", "its second line"]);
+    assert_eq!(sentences(b"a stray\rone\nline two\r\n"), ["a stray one", "line two"]);
+}
+
+#[test]
 fn prose_is_split_into_sentences() {
     let text =
         "It was late. The\ncat slept on\r\nthe mat!\n\nA title\n\nIs it 3.5 metres long? Yes. Он спит. 猫在睡觉。\n";
@@ -55,6 +65,9 @@ fn bad_files_are_named() {
     assert_says(&message(Corpus::from_file("/no/such/file.txt", Layout::Lines)), &["read", "/no/such/file.txt"]);
     let (_folder, path) = file(b"fine\nna\xefve\n");
     assert_says(&message(Corpus::from_file(&path, Layout::Lines)), &["text.txt", "offset 7", "line 2", "UTF-8"]);
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n";
+    let (_folder, path) = file(pointer);
+    assert_says(&message(Corpus::from_file(&path, Layout::Lines)), &["text.txt", "Git LFS pointer", "git lfs pull"]);
     let (_folder, path) = file(b"");
     assert_says(&message(Corpus::from_file(&path, Layout::Lines)), &["text.txt", "empty"]);
     let (_folder, path) = file(b"\n  \n\t\n");

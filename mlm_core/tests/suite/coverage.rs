@@ -86,6 +86,16 @@ fn an_id_without_a_token_is_not_called_unknown() {
     assert_eq!(filled.masks[0].iter().filter(|it| it.token == "[UNK]").count(), 1);
 }
 
+/// They would be there twice, and the model would read a text that it has never seen the like of.
+#[test]
+fn a_text_to_be_filled_has_no_frame_of_its_own() {
+    let tokenizer = pieces().unwrap();
+    let engine = model(&tokenizer, 0);
+    for text in ["[CLS] he [MASK] [SEP]", "he [MASK] [SEP]"] {
+        assert_says(&message(fill_mask(&engine, &tokenizer, text, 1)), &["text", "no [CLS] and [SEP]", text]);
+    }
+}
+
 #[test]
 fn a_decoded_text_shows_where_a_word_was() {
     let tokenizer = pieces().unwrap();

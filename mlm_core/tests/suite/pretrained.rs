@@ -175,6 +175,16 @@ fn weights_may_be_in_several_files_and_in_half_precision() {
 }
 
 #[test]
+fn what_git_lfs_has_not_fetched_is_named_as_that() {
+    for name in ["model.safetensors", "config.json"] {
+        let (dir, ..) = saved();
+        fs::write(dir.path().join(name), "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
+            .unwrap();
+        assert_says(&message(Params::from_pretrained(&dir)), &[name, "Git LFS pointer"]);
+    }
+}
+
+#[test]
 fn an_encoder_without_a_head_is_loaded_where_no_head_is_needed() {
     let (dir, params, _) = saved();
     rewrite(dir.path(), |(name, tensor)| (!name.starts_with("cls.")).then_some((name, tensor)));
