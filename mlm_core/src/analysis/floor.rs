@@ -30,7 +30,8 @@ use crate::text::tokenizer::Tokenizer;
 /// # use mlm_core::*;
 /// # fn main() -> Result<()> {
 /// let grammar = Grammar::parse("who: {cat} eats fish. | 3 {dog} eats meat.\ncat: the cat\ndog: the dog | our dog")?;
-/// let tokenizer = Tokenizer::train(&Corpus::from_lines(["the cat our dog eats fish meat ."])?, &TokenizerConfig::new(1000))?;
+/// let words = Corpus::from_lines(["the cat our dog eats fish meat ."])?;
+/// let tokenizer = Tokenizer::train(&words, &TokenizerConfig::new(1000))?;
 /// let floor = BayesFloor::new(&grammar, &tokenizer, Masking::always_mask())?;
 /// let filled = fill_mask(&floor, &tokenizer, "The [MASK] eats [MASK].", 1)?;
 /// assert_eq!(filled.filled, "The dog eats meat.");
@@ -82,7 +83,8 @@ impl BayesFloor {
     /// # use mlm_core::*;
     /// # fn main() -> Result<()> {
     /// let grammar = Grammar::parse("feature N: one many\nsay: the [N cat cats] {near} [N sleeps sleep].\nnear: here | there")?;
-    /// let tokenizer = Tokenizer::train(&Corpus::from_lines(["the cat cats here there sleeps sleep ."])?, &TokenizerConfig::new(1000))?;
+    /// let words = Corpus::from_lines(["the cat cats here there sleeps sleep ."])?;
+    /// let tokenizer = Tokenizer::train(&words, &TokenizerConfig::new(1000))?;
     /// let floor = BayesFloor::new(&grammar, &tokenizer, Masking::always_mask())?;
     /// let influence = floor.influence(&tokenizer.encode("The cats here sleep.")?)?.to_vec2::<f32>()?;
     /// // Of "sleep", `cats` says one bit, the number; `here` says nothing.

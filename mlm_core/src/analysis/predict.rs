@@ -46,7 +46,8 @@ pub struct FilledMask {
 /// ```
 ///
 /// # Errors
-/// When the text has no `[MASK]`, or has `[CLS]` or `[SEP]`, is too long for the model, `top_k` is 0, or the tokenizer has more tokens than the model.
+/// When the text has no `[MASK]`, has `[CLS]` or `[SEP]`, or is too long for the model; when `top_k` is 0, or the tokenizer has
+/// more tokens than the model.
 pub fn fill_mask(
     predictor: &(impl Predictor + ?Sized),
     tokenizer: &Tokenizer,

@@ -1,4 +1,4 @@
-//! Takes sentences and their ids, says how much of them the vocabulary knows.
+//! Takes sentences and their ids, says how much of them the tokenizer reads.
 
 use std::fmt;
 

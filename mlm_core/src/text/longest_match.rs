@@ -9,8 +9,8 @@ use tokenizers::models::{ModelWrapper, TrainerWrapper};
 use tokenizers::{Model, Result, Token};
 
 /// A WordPiece model whose search looks no further than the longest token of its vocabulary. That of the `tokenizers` crate
-/// begins at each piece with all the rest of the word, which takes the cube of a word's length: minutes for proteins. The
-/// pieces are the same. Another kind of model does its own search.
+/// begins at each piece with all the rest of the word: a hundred words of 3,000 letters take half a minute. The pieces are the
+/// same. Another kind of model does its own search.
 #[derive(Clone)]
 pub(crate) struct LongestMatch {
     model: ModelWrapper,
@@ -118,8 +118,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_finds_what_the_tokenizers_crate_finds(word in "[abé中#]{0,12}", tokens in proptest::collection::vec("(##)?[abé中#]{1,4}", 0..30)) {
-            let tokens: Vec<&str> = ["[UNK]", "a", "##a"].into_iter().chain(tokens.iter().map(String::as_str)).collect();
+        fn it_finds_what_the_tokenizers_crate_finds(
+            word in "[abé中#]{0,12}",
+            tokens in proptest::collection::vec("(##)?[abé中#]{1,4}", 0..30),
+        ) {
+            let known = ["[UNK]", "a", "##a"];
+            let tokens: Vec<&str> = known.into_iter().chain(tokens.iter().map(String::as_str)).collect();
             let ours = model(&tokens, 10);
             prop_assert_eq!(ours.tokenize(&word).unwrap(), ours.model.tokenize(&word).unwrap());
         }

@@ -5,6 +5,7 @@ use std::thread;
 use clap::{Args, ValueEnum};
 use mlm_core::candle_core::Device;
 use mlm_core::*;
+
 /// The model of the lab, whose shape a model has where it is not told another.
 fn lab() -> ModelConfig {
     ModelConfig::new(1)
