@@ -9,7 +9,7 @@ use crate::kernel::ProgressLine;
 use crate::text::batch::{Batch, check_ids};
 use crate::text::corpus::Corpus;
 use crate::text::masking::Treatment;
-use crate::text::tokenizer::Tokenizer;
+use crate::text::tokenizer::{CONTINUATION, Tokenizer};
 
 /// How well a model, or another [`Predictor`], predicts masked tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -156,7 +156,7 @@ fn spell(tokenizer: &Tokenizer, ids: &[u32]) -> String {
     let tokens = tokenizer.tokens(ids);
     let mut word = String::new();
     for (nth, token) in tokens.iter().enumerate() {
-        word.push_str(if nth == 0 { token } else { token.strip_prefix("##").unwrap_or(token) });
+        word.push_str(if nth == 0 { token } else { token.strip_prefix(CONTINUATION).unwrap_or(token) });
     }
     word
 }

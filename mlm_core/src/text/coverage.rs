@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::kernel::ProgressLine;
 use crate::text::corpus::Corpus;
 use crate::text::tokenizer::Tokenizer;
 
@@ -44,7 +45,9 @@ impl Coverage {
     pub(crate) fn of(corpus: &Corpus, ids: &[Vec<u32>], tokenizer: &Tokenizer) -> Result<Self> {
         let unk = tokenizer.special().unk;
         let mut coverage = Self::default();
-        for (sentence, ids) in corpus.sentences().iter().zip(ids) {
+        let mut progress = ProgressLine::new("counting unknown words", corpus.len(), "sentences");
+        for (nth, (sentence, ids)) in corpus.sentences().iter().zip(ids).enumerate() {
+            progress.at(nth)?;
             let unknown = ids.iter().filter(|&&id| id == unk).count();
             coverage.words += unknown + tokenizer.words(ids).len();
             coverage.unknown += unknown;
@@ -55,6 +58,7 @@ impl Coverage {
             coverage.lowered += lowered;
             coverage.stripped += stripped;
         }
+        progress.end();
         Ok(coverage)
     }
 

@@ -112,7 +112,8 @@ proptest! {
         let mut rng = seeded(seed);
         let sentences: Vec<String> = (0..8).map(|_| grammar.sentence(&mut rng)).filter(|text| !text.is_empty()).collect();
         prop_assume!(!sentences.is_empty());
-        let tokenizer = Tokenizer::train(&Corpus::from_lines([WORDS.join(" ")]).unwrap(), &TokenizerConfig::new(1000)).unwrap();
+        let words = Corpus::from_lines([WORDS.join(" ")]).unwrap();
+        let tokenizer = Tokenizer::train(&words, &TokenizerConfig::new(1000)).unwrap();
         let floor = BayesFloor::new(&grammar, &tokenizer, masking.clone()).unwrap();
         let encoded: Vec<Vec<u32>> = sentences.iter().map(|text| tokenizer.encode(text).unwrap()).collect();
         let masker = Masker::new(&tokenizer, masking.clone()).unwrap();

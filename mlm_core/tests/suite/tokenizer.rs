@@ -72,7 +72,16 @@ fn the_vocabulary_keeps_to_its_size() {
 }
 
 #[test]
-fn case_and_accents_are_kept_on_request() {
+fn case_is_kept_on_request() {
+    let corpus = Corpus::from_lines(["Paris is nice"]).unwrap();
+    let kept = Tokenizer::train(&corpus, &TokenizerConfig::cased(100)).unwrap();
+    assert_eq!(kept.tokens(&kept.encode("Paris").unwrap())[1], "Paris");
+    let lowered = Tokenizer::train(&corpus, &TokenizerConfig::new(100)).unwrap();
+    assert_eq!(lowered.tokens(&lowered.encode("PARIS").unwrap())[1], "paris");
+}
+
+#[test]
+fn accents_are_kept_on_request_with_case_or_without() {
     let text = "A\u{f1}o ano \u{92e}\u{947}\u{902} \u{92e}\u{948}\u{902} \u{30d1} \u{30cf} \u{5e9}\u{5c1} \u{5e9}";
     let corpus = Corpus::from_lines([text]).unwrap();
     let words = |config: TokenizerConfig| {
