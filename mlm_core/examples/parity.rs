@@ -3,6 +3,7 @@
 //! ```text
 //! parity save DIR                          a small model that has been trained for a moment
 //! parity run DIR TEXTS.json OUT.safetensors
+//! parity ids DIR TEXTS.json OUT.json        their token ids, or why the directory is refused
 //! ```
 //!
 //! Of the texts, an array of strings, OUT gets the token ids end to end (`ids`) and where each text ends (`ends`); of those
@@ -16,6 +17,7 @@ use std::path::Path;
 use mlm_core::candle_core::{Device, Tensor, safetensors};
 use mlm_core::rand::{SeedableRng, rngs::StdRng};
 use mlm_core::*;
+use serde_json::json;
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -25,7 +27,17 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             let texts: Vec<String> = serde_json::from_slice(&fs::read(texts)?)?;
             safetensors::save(&run(Path::new(dir), &texts)?, out)?;
         }
-        _ => return Err("usage: parity save DIR | parity run DIR TEXTS.json OUT.safetensors".into()),
+        ["ids", dir, texts, out] => {
+            let texts: Vec<String> = serde_json::from_slice(&fs::read(texts)?)?;
+            let ids = Tokenizer::from_pretrained(dir)
+                .and_then(|tokenizer| texts.iter().map(|text| tokenizer.encode(text)).collect::<Result<Vec<_>>>());
+            fs::write(out, ids.map_or_else(|error| json!(error.to_string()), |ids| json!(ids)).to_string())?;
+        }
+        _ => {
+            return Err(
+                "usage: parity save DIR | run DIR TEXTS.json OUT.safetensors | ids DIR TEXTS.json OUT.json".into()
+            );
+        }
     }
     Ok(())
 }

@@ -95,12 +95,14 @@ pub fn fill_mask(
     Ok(FilledMask { text: text.to_owned(), filled, masks })
 }
 
-/// A text with a token in each of its gaps, which stand where the ranges say, in bytes; none, if they are no parts of it one
-/// after the other. A piece that continues a word (`##ing`) joins the one before it.
+/// A text with a token in each of its gaps, which stand where the ranges say, in bytes, but for white space around them; none,
+/// if they are no parts of it one after the other. A piece that continues a word (`##ing`) joins the one before it.
 fn fill<'a>(text: &str, gaps: impl IntoIterator<Item = (&'a Range<usize>, &'a str)>) -> Option<String> {
     let (mut filled, mut end) = (String::with_capacity(text.len()), 0);
     for (gap, token) in gaps {
-        filled += text.get(end..gap.start)?;
+        let place = text.get(gap.clone())?;
+        let start = gap.end - place.trim_start().len();
+        filled += text.get(end..start)?;
         match token.strip_prefix(CONTINUATION) {
             Some(piece) => {
                 filled.truncate(filled.trim_end().len());
@@ -108,7 +110,7 @@ fn fill<'a>(text: &str, gaps: impl IntoIterator<Item = (&'a Range<usize>, &'a st
             }
             None => filled += token,
         }
-        end = gap.end;
+        end = gap.start + place.trim_end().len();
     }
     Some(filled + text.get(end..)?)
 }
@@ -127,6 +129,12 @@ mod tests {
         let text = "It's  a [MASK], isn't it? \u{ab}[MASK]\u{bb} e\u{301}";
         assert_eq!(filled(text, &["cake", "lie"]).unwrap(), "It's  a cake, isn't it? \u{ab}lie\u{bb} e\u{301}");
         assert_eq!(filled("we play [MASK] [MASK] now", &["##ing", "##s"]).unwrap(), "we playings now");
+    }
+
+    /// As a tokenizer says it whose `[MASK]` takes the white space around it (`lstrip`, `rstrip`).
+    #[test]
+    fn white_space_around_a_gap_stays() {
+        assert_eq!(fill("a [MASK]  b", [(&(1..10), "x")]).unwrap(), "a x  b");
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub(crate) mod longest_match;
 pub(crate) mod tokenizer;
 pub(crate) mod tokenizer_config;
 
+pub(crate) mod added_tokens;
 pub(crate) mod pretrained;
 pub(crate) mod vocabulary;
 

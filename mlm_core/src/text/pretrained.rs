@@ -1,18 +1,24 @@
-//! Takes the files of a tokenizer as Hugging Face has them, gives a [`Tokenizer`], and back.
+//! Takes the files of a tokenizer as Hugging Face has them, gives a [`Tokenizer`], and back; which tokens are added to its
+//! vocabulary, and what settings it has, is left to [`crate::text::added_tokens`].
 
 use std::path::Path;
 
 use serde_json::{Value, json};
+use tokenizers::Model;
+use tokenizers::models::ModelWrapper;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 
 use crate::error::{Error, Result};
 use crate::files;
-use crate::text::tokenizer::{SPECIAL_TOKENS, Tokenizer, failed};
+use crate::text::added_tokens::{self, CONFIG, Class, Settings};
+use crate::text::tokenizer::{SPECIAL_TOKENS, Tokenizer, bert, failed};
 
 const JSON: &str = "tokenizer.json";
-const CONFIG: &str = "tokenizer_config.json";
 const VOCAB: &str = "vocab.txt";
+
+/// The share of tokens with upper case of which on a vocabulary is not taken for one of lower case.
+const CASED: f64 = 0.1;
 
 impl Tokenizer {
     /// Loads a `vocab.txt` as BERT's releases have it: one token a line, its id the line number from 0. A blank line is no
@@ -22,64 +28,74 @@ impl Tokenizer {
     /// # Errors
     /// When the file cannot be read, is not UTF-8, begins with a byte order mark, or lacks a special token.
     pub fn from_vocab(path: impl AsRef<Path>, lowercase: bool) -> Result<Self> {
-        Self::from_vocab_with(path.as_ref(), BertNormalizer::new(true, true, None, lowercase))
+        let path = path.as_ref();
+        let normalizer = BertNormalizer::new(true, true, None, lowercase);
+        Self::from_inner(bert(read_vocab(path)?, normalizer)?, &path.display().to_string())
     }
 
-    fn from_vocab_with(path: &Path, normalizer: BertNormalizer) -> Result<Self> {
-        let bytes = files::read(path)?;
-        if bytes.starts_with("\u{feff}".as_bytes()) {
-            let expected = "the first token (save the file as UTF-8 without a byte order mark)";
-            return Err(Error::content(path, "line 1", expected, "a byte order mark"));
-        }
-        let vocab = WordPiece::read_bytes(&bytes).map_err(|error| failed_in(path, error))?;
-        let model = WordPiece::builder().vocab(vocab).build().map_err(|error| failed_in(path, error))?;
-        Self::from_model(model, normalizer, &path.display().to_string())
-    }
-
-    /// Loads the tokenizer of a Hugging Face directory: its `tokenizer.json` or, where there is none, the `vocab.txt` of an
-    /// older release with the settings of `tokenizer_config.json`.
+    /// Loads the tokenizer of a Hugging Face directory, as `AutoTokenizer` of `transformers` 5.24 does: the vocabulary of
+    /// `tokenizer.json` or, where there is none, the `vocab.txt` of an older release, with all tokens that were added to it. A
+    /// `tokenizer_class` of `BertTokenizer`, which a BERT has where nothing is said, reads text as `do_lower_case`,
+    /// `strip_accents` and `tokenize_chinese_chars` in `tokenizer_config.json` say, a `PreTrainedTokenizerFast` as
+    /// `tokenizer.json` says.
     ///
     /// # Errors
-    /// When neither is there, or a file cannot be read or understood, or lacks one of BERT's special tokens.
+    /// When neither is there; when a file cannot be read or understood, lacks one of BERT's special tokens, or asks for what
+    /// is not done here; when nothing says whether a vocabulary with upper case is read in lower case. The error names the
+    /// file, and the field.
     pub fn from_pretrained(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
-        let [json, config, vocab] = [JSON, CONFIG, VOCAB].map(|name| dir.join(name));
-        if json.exists() {
-            return Self::from_file(json);
+        let [json, vocab] = [JSON, VOCAB].map(|name| dir.join(name));
+        if !json.exists() {
+            if !vocab.exists() {
+                return Err(Error::content(dir, "tokenizer", format!("{JSON} or {VOCAB}"), "neither"));
+            }
+            return Self::from_vocab_beside_settings(&vocab);
         }
-        if !vocab.exists() {
-            return Err(Error::content(dir, "tokenizer", format!("{JSON} or {VOCAB}"), "neither"));
-        }
-        Self::from_vocab_and_settings(&vocab, &config)
-    }
-
-    fn from_vocab_and_settings(vocab: &Path, config: &Path) -> Result<Self> {
-        let settings = if config.exists() { files::read_json(config)? } else { json!({}) };
-        let flag = |name: &str| match settings.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::Bool(flag)) => Ok(Some(*flag)),
-            Some(other) => Err(Error::content(config, name, "true, false or null", other)),
+        let settings = Settings::read(dir)?;
+        let mut content = files::read_json(&json)?;
+        let class = settings.class(true)?;
+        let added = settings.added_tokens(class, Some((&json, &content)))?;
+        let mut inner = match class {
+            Class::Backend => from_json(&json, content)?,
+            Class::Bert => {
+                let is_uncased = content.pointer("/normalizer/lowercase") == Some(&json!(true));
+                let model = word_piece(&json, content["model"].take())?;
+                let normalizer = normalizer(&settings, &json, (!is_uncased).then_some(&model))?;
+                bert(model, normalizer)?
+            }
         };
-        let lowercase = flag("do_lower_case")?.unwrap_or(true);
-        let chinese = flag("tokenize_chinese_chars")?.unwrap_or(true);
-        Self::from_vocab_with(vocab, BertNormalizer::new(true, chinese, flag("strip_accents")?, lowercase))
+        added_tokens::add(&mut inner, added)?;
+        if class == Class::Backend {
+            expect_frame(&mut inner, &json)?;
+        }
+        Self::from_inner(inner, &json.display().to_string())
     }
 
-    /// Loads a `tokenizer.json` of the Hugging Face `tokenizers` library. Its own truncation and padding are
-    /// switched off, and BERT's `[CLS] … [SEP]` takes the place of its template.
+    fn from_vocab_beside_settings(path: &Path) -> Result<Self> {
+        let settings = Settings::read(path.parent().unwrap_or(Path::new("")))?;
+        let class = settings.class(false)?;
+        let model = read_vocab(path)?;
+        let normalizer = normalizer(&settings, path, Some(&model))?;
+        let mut inner = bert(model, normalizer)?;
+        added_tokens::add(&mut inner, settings.added_tokens(class, None)?)?;
+        Self::from_inner(inner, &path.display().to_string())
+    }
+
+    /// Loads a `tokenizer.json` of the Hugging Face `tokenizers` library as it stands, whatever is beside it. Its own
+    /// truncation and padding are switched off, and BERT's `[CLS] … [SEP]` takes the place of its template.
     ///
     /// # Errors
     /// When the file cannot be read or understood, or lacks one of BERT's special tokens.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         // Read as JSON first: the `tokenizers` crate panics at a file that is none.
-        let json = files::read_json(path)?;
-        let inner = serde_json::from_value(json).map_err(|error| failed_in(path, error.into()))?;
+        let inner = from_json(path, files::read_json(path)?)?;
         Self::from_inner(inner, &path.display().to_string())
     }
 
     /// Loads a tokenizer from wherever it is: a directory, as [`Self::from_pretrained`] does; a `vocab.txt`, with the settings
-    /// in a `tokenizer_config.json` beside it; or, whatever else its name is, a `tokenizer.json`.
+    /// and the added tokens beside it; or, whatever else its name is, a `tokenizer.json`.
     ///
     /// # Errors
     /// As the one that loads it.
@@ -88,7 +104,7 @@ impl Tokenizer {
         if path.is_dir() {
             Self::from_pretrained(path)
         } else if path.extension().is_some_and(|extension| extension == "txt") {
-            Self::from_vocab_and_settings(path, &path.with_file_name(CONFIG))
+            Self::from_vocab_beside_settings(path)
         } else {
             Self::from_file(path)
         }
@@ -128,6 +144,77 @@ impl Tokenizer {
         });
         files::write_json(&dir.join(CONFIG), &config)
     }
+}
+
+fn read_vocab(path: &Path) -> Result<WordPiece> {
+    let bytes = files::read(path)?;
+    if bytes.starts_with("\u{feff}".as_bytes()) {
+        let expected = "the first token (save the file as UTF-8 without a byte order mark)";
+        return Err(Error::content(path, "line 1", expected, "a byte order mark"));
+    }
+    let vocab = WordPiece::read_bytes(&bytes).map_err(|error| failed_in(path, error))?;
+    WordPiece::builder().vocab(vocab).build().map_err(|error| failed_in(path, error))
+}
+
+fn from_json(path: &Path, json: Value) -> Result<tokenizers::Tokenizer> {
+    serde_json::from_value(json).map_err(|error| failed_in(path, error.into()))
+}
+
+/// Checks that a tokenizer puts BERT's tokens around a text, as this library will: a model has seen one or the other.
+fn expect_frame(inner: &mut tokenizers::Tokenizer, path: &Path) -> Result<()> {
+    inner.with_truncation(None).map_err(failed)?;
+    inner.with_padding(None);
+    let frame = inner.encode_fast("", true).map_err(failed)?;
+    if frame.get_tokens() != ["[CLS]", "[SEP]"] {
+        let expected = "[CLS] before a text and [SEP] after it (Tokenizer::from_file puts them there)";
+        return Err(Error::content(path, "post_processor", expected, format!("{:?}", frame.get_tokens())));
+    }
+    Ok(())
+}
+
+/// The vocabulary of a `tokenizer.json`; what else there is to know of its model is as in BERT.
+fn word_piece(path: &Path, model: Value) -> Result<WordPiece> {
+    const TYPE: &str = "WordPiece";
+    if let Some(other) = model.get("type").filter(|&name| name != TYPE) {
+        return Err(Error::content(path, "model, type", format!("{TYPE:?}, which a BertTokenizer reads"), other));
+    }
+    let Some(vocab @ Value::Object(_)) = model.get("vocab") else {
+        return Err(Error::content(path, "model, vocab", "an object: of each token the id", "none"));
+    };
+    let model = json!({
+        "type": TYPE,
+        "unk_token": "[UNK]",
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100,
+        "vocab": vocab,
+    });
+    match serde_json::from_value(model) {
+        Ok(ModelWrapper::WordPiece(model)) => Ok(model),
+        Ok(_) => Err(Error::content(path, "model", TYPE, "another one")),
+        Err(error) => Err(failed_in(path, error.into())),
+    }
+}
+
+/// BERT's, with the settings of a directory. Where they do not say whether text is read in lower case, the vocabulary, if it is
+/// given, has to go with that.
+fn normalizer(settings: &Settings, path: &Path, vocab: Option<&WordPiece>) -> Result<BertNormalizer> {
+    let lowercase = settings.flag("do_lower_case")?;
+    if let (None, Some(vocab)) = (lowercase, vocab) {
+        let tokens = vocab.get_vocab();
+        let is_special = |token: &str| token.starts_with('[') && token.ends_with(']');
+        let cased = tokens.keys().filter(|token| !is_special(token) && token.to_lowercase() != **token).count();
+        if cased as f64 > CASED * tokens.len() as f64 {
+            let expected = format!(
+                "true or false: {cased} of the {} tokens in {} have upper case, and none of them is found in text that is read \
+                 in lower case, as it is where nothing is said",
+                tokens.len(),
+                path.display()
+            );
+            return Err(Error::content(&path.with_file_name(CONFIG), "do_lower_case", expected, "nothing"));
+        }
+    }
+    let chinese = settings.flag("tokenize_chinese_chars")?.unwrap_or(true);
+    Ok(BertNormalizer::new(true, chinese, settings.flag("strip_accents")?, lowercase.unwrap_or(true)))
 }
 
 fn failed_in(path: &Path, error: tokenizers::Error) -> Error {

@@ -76,6 +76,8 @@ pub struct Tokenizer {
     special: SpecialIds,
     /// Of each id, what its token is.
     kinds: Arc<[Kind]>,
+    /// The added tokens that are looked for in the text as it stands, longer ones first.
+    verbatim: Arc<[String]>,
 }
 
 /// A tokenizer of the `tokenizers` crate with a search of our own.
@@ -101,14 +103,6 @@ impl fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    pub(crate) fn from_model(model: WordPiece, normalizer: BertNormalizer, origin: &str) -> Result<Self> {
-        let mut inner = tokenizers::Tokenizer::new(model);
-        inner.with_normalizer(Some(normalizer)).map_err(failed)?;
-        inner.with_pre_tokenizer(Some(BertPreTokenizer));
-        inner.with_decoder(Some(WordPieceDecoder::new(CONTINUATION.to_owned(), true)));
-        Self::from_inner(inner, origin)
-    }
-
     pub(crate) fn from_inner(mut inner: tokenizers::Tokenizer, origin: &str) -> Result<Self> {
         let id = |token: &str| {
             inner.token_to_id(token).ok_or_else(|| {
@@ -123,7 +117,9 @@ impl Tokenizer {
             sep: id("[SEP]")?,
             mask: id("[MASK]")?,
         };
-        inner.add_special_tokens(SPECIAL_TOKENS.map(|token| AddedToken::from(token, true))).map_err(failed)?;
+        let is_special = |token: &&str| inner.get_added_vocabulary().is_special_token(token);
+        let others: Vec<&str> = SPECIAL_TOKENS.into_iter().filter(|token| !is_special(token)).collect();
+        inner.add_special_tokens(others.into_iter().map(|token| AddedToken::from(token, true))).map_err(failed)?;
         inner.with_truncation(None).map_err(failed)?;
         inner.with_padding(None);
         let template = TemplateProcessing::builder()
@@ -138,6 +134,9 @@ impl Tokenizer {
             .map_err(Error::Tokenizer)?;
         inner.with_post_processor(Some(template));
         let kinds = kinds(&inner, origin)?;
+        let added = inner.get_added_tokens_decoder().into_values();
+        let mut verbatim: Vec<String> = added.filter(|token| !token.normalized).map(|token| token.content).collect();
+        verbatim.sort_by_key(|token| (std::cmp::Reverse(token.len()), token.clone()));
         let inner = TokenizerBuilder::new()
             .with_model(LongestMatch::new(inner.get_model().clone()))
             .with_normalizer(inner.get_normalizer().cloned())
@@ -147,7 +146,7 @@ impl Tokenizer {
             .with_added_vocabulary(inner.get_added_vocabulary().clone())
             .build()
             .map_err(failed)?;
-        Ok(Self { inner, special, kinds })
+        Ok(Self { inner, special, kinds, verbatim: verbatim.into() })
     }
 
     /// What does the work.
@@ -248,8 +247,9 @@ impl Tokenizer {
         let Some(NormalizerWrapper::BertNormalizer(normalizer)) = self.inner.get_normalizer() else {
             return Ok((0, 0));
         };
-        // A special token stays as it is.
-        let text = &SPECIAL_TOKENS.iter().fold(text.to_owned(), |text, token| text.replace(token, ""));
+        // An added token stays as it is, if it is not looked for in normalized text.
+        let without = |text: String, token: &String| if text.contains(token) { text.replace(token, "") } else { text };
+        let text = &self.verbatim.iter().fold(text.to_owned(), without);
         let is_lowered = |c: &char| !c.to_lowercase().eq([*c]);
         let lowered = if normalizer.lowercase { text.chars().filter(is_lowered).count() } else { 0 };
         if text.is_ascii() || !normalizer.strip_accents.unwrap_or(normalizer.lowercase) {
@@ -296,6 +296,15 @@ impl Tokenizer {
     pub fn continues_word(&self, id: u32) -> bool {
         self.kind(id) == Kind::Continuation
     }
+}
+
+/// A tokenizer that reads text as BERT does, with a vocabulary to which no tokens have been added.
+pub(crate) fn bert(model: WordPiece, normalizer: BertNormalizer) -> Result<tokenizers::Tokenizer> {
+    let mut inner = tokenizers::Tokenizer::new(model);
+    inner.with_normalizer(Some(normalizer)).map_err(failed)?;
+    inner.with_pre_tokenizer(Some(BertPreTokenizer));
+    inner.with_decoder(Some(WordPieceDecoder::new(CONTINUATION.to_owned(), true)));
+    Ok(inner)
 }
 
 fn kinds(inner: &tokenizers::Tokenizer, origin: &str) -> Result<Arc<[Kind]>> {

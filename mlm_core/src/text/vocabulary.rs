@@ -10,7 +10,7 @@ use tokenizers::{AddedToken, Trainer};
 use crate::error::{Error, Result};
 use crate::kernel::{ProgressLine, check_interrupt};
 use crate::text::corpus::Corpus;
-use crate::text::tokenizer::{CONTINUATION, SPECIAL_TOKENS, Tokenizer, failed, words};
+use crate::text::tokenizer::{CONTINUATION, SPECIAL_TOKENS, Tokenizer, bert, failed, words};
 use crate::text::tokenizer_config::TokenizerConfig;
 
 impl Tokenizer {
@@ -81,7 +81,7 @@ impl Tokenizer {
         let mut model = WordPiece::default();
         trainer.train(&mut model).map_err(failed)?;
         model.max_input_chars_per_word = max_word_length;
-        Self::from_model(model, normalizer, "the trained vocabulary")
+        Self::from_inner(bert(model, normalizer)?, "the trained vocabulary")
     }
 }
 

@@ -57,6 +57,7 @@ fn put_into_several_files(dir: &Path) {
     let ids: Vec<u32> = (0..tokenizer.vocab() as u32).collect();
     fs::write(dir.join("vocab.txt"), tokenizer.tokens(&ids).join("\n")).unwrap();
     fs::remove_file(dir.join("tokenizer.json")).unwrap();
+    edit_json(&dir.join("tokenizer_config.json"), |json| json["tokenizer_class"] = json!("BertTokenizer"));
 }
 
 fn edit_json(path: &Path, change: impl FnOnce(&mut Value)) {
@@ -254,6 +255,62 @@ fn weights_that_do_not_fit_are_refused_by_the_name_of_the_tensor() {
     assert_says(&message(Params::from_pretrained(&dir)), &["model.safetensors", "neither", "pytorch_model.bin"]);
 }
 
+/// What `scripts/parity` has made of directories with oddities, and the ids that `transformers` gives for texts there.
+#[test]
+fn an_odd_directory_is_read_as_transformers_reads_it_or_refused_by_the_field() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/transformers/directories.json");
+    let golden: Value = serde_json::from_slice(&fs::read(golden).unwrap()).unwrap();
+    let strings = |value: &Value| -> Vec<String> { serde_json::from_value(value.clone()).unwrap() };
+    let texts = strings(&golden["texts"]);
+    for case in golden["directories"].as_array().unwrap() {
+        let (dir, name) = (folder(), &case["name"]);
+        for (file, content) in case["files"].as_object().unwrap() {
+            fs::write(dir.path().join(file), content.as_str().unwrap()).unwrap();
+        }
+        let tokenizer = Tokenizer::from_pretrained(&dir);
+        if case["refused"].is_array() {
+            let words = strings(&case["refused"]);
+            assert_says(&message(tokenizer), &words.iter().map(String::as_str).collect::<Vec<_>>());
+            continue;
+        }
+        let tokenizer = tokenizer.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let ids: Vec<_> = texts.iter().map(|text| tokenizer.encode(text).unwrap()).collect();
+        assert_eq!(json!(ids), case["ids"], "{name}");
+        let again = folder();
+        tokenizer.save_pretrained(&again, 16).unwrap();
+        let again = Tokenizer::from_pretrained(&again).unwrap();
+        assert_eq!(texts.iter().map(|text| again.encode(text).unwrap()).collect::<Vec<_>>(), ids, "{name}, saved");
+    }
+}
+
+/// Whatever file says that a token is special: it is never masked nor drawn, and stays in the text.
+#[test]
+fn special_tokens_of_every_file_are_no_words() {
+    let tokens = "[PAD] [UNK] [CLS] [SEP] [MASK] the cat".replace(' ', "\n");
+    let named = json!({ "additional_special_tokens": ["[ENT]"] });
+    let token = json!({ "content": "[ENT]", "special": true });
+    let added = json!({ "[ENT]": 7 });
+    for files in [
+        vec![("added_tokens.json", &added), ("special_tokens_map.json", &named)],
+        vec![("added_tokens.json", &added), ("tokenizer_config.json", &named)],
+        vec![("tokenizer_config.json", &json!({ "added_tokens_decoder": { "7": token } }))],
+        vec![("tokenizer_config.json", &named)],
+    ] {
+        let dir = folder();
+        fs::write(dir.path().join("vocab.txt"), &tokens).unwrap();
+        for (name, json) in &files {
+            fs::write(dir.path().join(name), json.to_string()).unwrap();
+        }
+        let tokenizer = Tokenizer::from_pretrained(&dir).unwrap();
+        let ids = tokenizer.encode("the [ENT] cat").unwrap();
+        assert_eq!(ids, [2, 5, 7, 6, 3], "{files:?}");
+        assert_eq!(tokenizer.words(&ids), [1..2, 3..4], "{files:?}");
+        assert!(tokenizer.decode(&ids).unwrap().eq_ignore_ascii_case("the [ENT] cat"), "{files:?}");
+        let masker = Masker::new(&tokenizer, Masking { rate: 1.0, ..Masking::default() }).unwrap();
+        assert_eq!(masker.mask(&ids, &mut seeded(0)).unwrap().targets, [5, 6], "{files:?}");
+    }
+}
+
 /// The vocabulary of a release from before there was a tokenizer.json.
 #[test]
 fn a_vocabulary_with_its_settings_is_a_tokenizer() {
@@ -333,17 +390,26 @@ proptest! {
             (0, "config.json"),
             (0, "model.safetensors"),
             (0, "tokenizer.json"),
+            (0, "tokenizer_config.json"),
             (1, "model.safetensors.index.json"),
             (1, "model-1.safetensors"),
             (1, "vocab.txt"),
             (1, "tokenizer_config.json"),
+            (1, "added_tokens.json"),
+            (1, "special_tokens_map.json"),
         ]),
         flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         cut in proptest::option::of(any::<prop::sample::Index>()),
     ) {
         thread_local!(static SAVED: [TempDir; 2] = [saved().0, {
-            let (dir, ..) = saved();
+            let (dir, _, tokenizer) = saved();
             put_into_several_files(dir.path());
+            for (name, json) in [
+                ("added_tokens.json", json!({ "[ENT]": tokenizer.vocab() })),
+                ("special_tokens_map.json", json!({ "additional_special_tokens": ["[ENT]"] })),
+            ] {
+                fs::write(dir.path().join(name), json.to_string()).unwrap();
+            }
             dir
         }]);
         SAVED.with(|dirs| {
