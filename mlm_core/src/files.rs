@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 
 use serde_json::Value;
@@ -18,11 +18,25 @@ const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     let bytes = fs::read(path).map_err(|source| Error::reading(path, source))?;
-    if bytes.starts_with(LFS_POINTER) {
-        let expected = "its content (`git lfs pull` in the folder fetches it)";
-        return Err(Error::content(path, "the file", expected, "a Git LFS pointer to it"));
-    }
-    Ok(bytes)
+    if bytes.starts_with(LFS_POINTER) { Err(not_fetched(path)) } else { Ok(bytes) }
+}
+
+/// Opens a file that is not read as a whole.
+pub(crate) fn open(path: &Path) -> Result<File> {
+    let open = || {
+        let mut file = File::open(path)?;
+        let mut start = Vec::with_capacity(LFS_POINTER.len());
+        Read::by_ref(&mut file).take(LFS_POINTER.len() as u64).read_to_end(&mut start)?;
+        file.rewind()?;
+        Ok((file, start == LFS_POINTER))
+    };
+    let (file, is_pointer) = open().map_err(|source| Error::reading(path, source))?;
+    if is_pointer { Err(not_fetched(path)) } else { Ok(file) }
+}
+
+fn not_fetched(path: &Path) -> Error {
+    let expected = "its content (`git lfs pull` in the folder fetches it)";
+    Error::content(path, "the file", expected, "a Git LFS pointer to it")
 }
 
 /// A file of UTF-8 text, without a byte order mark; its lines end with a line feed.

@@ -25,14 +25,33 @@ const FIELDS: [(&str, &str); 12] = [
     ("pad", "pad_token_id"),
 ];
 
+/// What says that a model is a BERT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// The file does, with `model_type` or `architectures`.
+    Here,
+    /// It has neither: the names of the tensors have to.
+    Elsewhere,
+}
+
 /// Reads the shape of a model. A field that is not there has the value that `transformers` gives it.
 ///
 /// # Errors
 /// When the file cannot be read, or describes a model that is not a BERT encoder as this library computes it; the error
 /// names the field.
-pub(crate) fn read(path: &Path) -> Result<ModelConfig> {
+pub(crate) fn read(path: &Path) -> Result<(ModelConfig, Named)> {
     let json = &files::read_json(path)?;
-    expect(path, json, "model_type", "\"bert\"", |it: Option<String>| it.as_deref() == Some("bert"))?;
+    let mut named = Named::Here;
+    if json.get("model_type").is_some_and(|it| !it.is_null()) {
+        expect(path, json, "model_type", "\"bert\"", |it: Option<String>| it.as_deref() == Some("bert"))?;
+    } else if json.get("architectures").is_some_and(|it| !it.is_null()) {
+        // Releases of before there was a `model_type`.
+        let is_bert = |it: &String| it.starts_with("BertFor") || it == "BertModel";
+        let are_bert = |it: Option<Vec<String>>| it.is_some_and(|it| it.iter().any(is_bert));
+        expect(path, json, "architectures", "a BERT, as there is no model_type", are_bert)?;
+    } else {
+        named = Named::Elsewhere;
+    }
     expect(path, json, "hidden_act", "\"gelu\"", |it: Option<String>| it.is_none_or(|it| it == "gelu"))?;
     let is_absolute = |it: Option<String>| it.is_none_or(|it| it == "absolute");
     expect(path, json, "position_embedding_type", "\"absolute\"", is_absolute)?;
@@ -60,7 +79,13 @@ pub(crate) fn read(path: &Path) -> Result<ModelConfig> {
         }
         other => other,
     })?;
-    Ok(config)
+    Ok((config, named))
+}
+
+/// That nothing says that a model is a BERT.
+pub(crate) fn unnamed(path: &Path) -> Error {
+    let expected = "\"bert\", or BertForMaskedLM among the architectures, or tensors whose names begin with \"bert.\"";
+    Error::content(path, "model_type", expected, "none of them")
 }
 
 /// Writes the shape of a model with a masked language modeling head.

@@ -8,8 +8,10 @@ pub(crate) mod params;
 pub(crate) mod initialization;
 
 pub(crate) mod config_json;
+pub(crate) mod pickle;
 pub(crate) mod pretrained;
 pub(crate) mod tensors;
+pub(crate) mod weight_files;
 
 pub(crate) mod gradients;
 pub(crate) mod weights;

@@ -67,7 +67,7 @@ impl TensorFile {
     pub(crate) fn open(path: &Path, expected: &'static str) -> Result<Self> {
         let wrong = |actual: &dyn Display| Error::content(path, "the file", expected, actual);
         let reading = |source| Error::reading(path, source);
-        let mut file = File::open(path).map_err(reading)?;
+        let mut file = files::open(path)?;
         let whole = file.metadata().map_err(reading)?.len();
         let mut length = [0; LENGTH];
         if whole < LENGTH as u64 {
@@ -102,6 +102,12 @@ impl TensorFile {
         let fields = self.header.metadata().as_ref();
         let field = fields.and_then(|fields| fields.get(name)).map(String::as_str);
         field.ok_or_else(|| self.wrong(name, "no such field"))
+    }
+
+    /// All tensors: of each its name, what is said of it, and where its numbers begin in the file.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = (String, &TensorInfo, u64)> {
+        let tensors = self.header.tensors().into_iter();
+        tensors.map(|(name, info)| (name, info, self.start + info.data_offsets.0 as u64))
     }
 
     /// How many numbers a tensor has.

@@ -60,6 +60,16 @@ fn put_into_several_files(dir: &Path) {
     edit_json(&dir.join("tokenizer_config.json"), |json| json["tokenizer_class"] = json!("BertTokenizer"));
 }
 
+/// The golden model with the weights in a file of `torch.save`.
+fn of_torch(file: &str) -> TempDir {
+    let (dir, goldens) = (folder(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens"));
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(goldens.join("transformers").join(name), dir.path().join(name)).unwrap();
+    }
+    fs::copy(goldens.join("torch").join(file), dir.path().join("pytorch_model.bin")).unwrap();
+    dir
+}
+
 fn edit_json(path: &Path, change: impl FnOnce(&mut Value)) {
     let mut json = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     change(&mut json);
@@ -175,6 +185,45 @@ fn weights_may_be_in_several_files_and_in_half_precision() {
     }
 }
 
+/// Files of `torch.save` that `scripts/parity` has made of the golden model: as it is saved; in half precision; and with
+/// parameters of one storage, in which matrices stand column after column, beside what is no tensor of the model.
+#[test]
+fn a_pytorch_model_is_loaded_without_python() {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+    let params = Params::from_pretrained(goldens.join("transformers")).unwrap();
+    let dir = folder();
+    let path = |file: &str| dir.path().join(file);
+    fs::copy(goldens.join("transformers/config.json"), path("config.json")).unwrap();
+    for (file, dtype) in [("today", DType::F32), ("views", DType::F32), ("half", DType::F16)] {
+        fs::copy(goldens.join(format!("torch/{file}.bin")), path("pytorch_model.bin")).unwrap();
+        let loaded = Params::from_pretrained(&dir).unwrap();
+        for (name, shape, values) in params.tensors() {
+            let tensor = Tensor::from_slice(values, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+            let expected: Vec<f32> = flat(&tensor).iter().map(|&v| v as f32).collect();
+            assert_eq!(loaded.get(name).unwrap(), expected, "{file}: {name}");
+        }
+    }
+    // In parts, all names in one of them.
+    fs::rename(path("pytorch_model.bin"), path("part-1.bin")).unwrap();
+    let index = json!({ "weight_map": { "cls.predictions.bias": "part-1.bin" } });
+    fs::write(path("pytorch_model.bin.index.json"), index.to_string()).unwrap();
+    assert!(Params::from_pretrained(&dir).is_ok());
+
+    let refused = |bytes: &[u8], words: &[&str]| {
+        fs::write(path("pytorch_model.bin"), bytes).unwrap();
+        assert_says(&message(Params::from_pretrained(&dir)), &["pytorch_model.bin", words[0], words[1]]);
+    };
+    refused(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n",
+        &["Git LFS pointer", "git lfs pull"],
+    );
+    refused(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", &["torch 1.6 or later", "an older one"]);
+    refused(b"<html>", &["torch.save", "<htm"]);
+    refused(b"PK\x03\x04", &["torch.save", "the file"]);
+    let today = fs::read(goldens.join("torch/today.bin")).unwrap();
+    refused(&today[..today.len() / 2], &["torch.save", "the file"]);
+}
+
 #[test]
 fn what_git_lfs_has_not_fetched_is_named_as_that() {
     for name in ["model.safetensors", "config.json"] {
@@ -224,6 +273,28 @@ fn another_model_is_refused_by_the_name_of_the_field() {
         }
     });
     assert_eq!(Params::from_pretrained(&dir).unwrap().config().pad, 0);
+}
+
+#[test]
+fn a_bert_without_a_model_type_is_known_by_its_architecture_or_its_tensors() {
+    let (dir, params, _) = saved();
+    let path = dir.path().join("config.json");
+    let set = |architectures: Value| {
+        edit_json(&path, |json| {
+            let json = json.as_object_mut().unwrap();
+            json.remove("model_type");
+            json.insert("architectures".to_owned(), architectures);
+        });
+    };
+    for architectures in [json!(["BertForMaskedLM"]), json!(["BertModel"]), Value::Null] {
+        set(architectures);
+        assert!(Params::from_pretrained(&dir).unwrap() == params);
+    }
+    set(json!(["RobertaModel"]));
+    assert_says(&message(Params::from_pretrained(&dir)), &["config.json", "architectures", "RobertaModel"]);
+    set(Value::Null);
+    rewrite(dir.path(), |(name, tensor)| Some((name.trim_start_matches("bert.").to_owned(), tensor)));
+    assert_says(&message(Params::from_pretrained(&dir)), &["config.json", "model_type", "architectures", "tensors"]);
 }
 
 #[test]
@@ -397,11 +468,13 @@ proptest! {
             (1, "tokenizer_config.json"),
             (1, "added_tokens.json"),
             (1, "special_tokens_map.json"),
+            (2, "pytorch_model.bin"),
+            (3, "pytorch_model.bin"),
         ]),
         flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         cut in proptest::option::of(any::<prop::sample::Index>()),
     ) {
-        thread_local!(static SAVED: [TempDir; 2] = [saved().0, {
+        thread_local!(static SAVED: [TempDir; 4] = [saved().0, {
             let (dir, _, tokenizer) = saved();
             put_into_several_files(dir.path());
             for (name, json) in [
@@ -411,15 +484,16 @@ proptest! {
                 fs::write(dir.path().join(name), json.to_string()).unwrap();
             }
             dir
-        }]);
+        }, of_torch("today.bin"), of_torch("views.bin")]);
         SAVED.with(|dirs| {
             let dir = &dirs[file.0];
             let path = dir.path().join(file.1);
             let original = fs::read(&path).unwrap();
             let mut bytes = original.clone();
             for (at, byte) in flips {
-                let at = at.index(bytes.len().min(4096));
-                bytes[at] = byte;
+                // Near the start or near the end: an archive says at its end what is in it.
+                let (at, last) = (at.index(bytes.len().min(4096)), bytes.len() - 1);
+                bytes[if byte % 2 == 0 { at } else { last - at }] = byte;
             }
             if let Some(cut) = cut {
                 bytes.truncate(cut.index(bytes.len()));
