@@ -1,5 +1,5 @@
 //! A training step of the engine takes no memory once it has seen the largest batch, unless a product is so large that it
-//! is left to the library `gemm`; a checkpoint takes hardly more than itself. A program of its own, because the allocator
+//! is left to the library `gemm`; a checkpoint and a model take hardly more than themselves. A program of its own, because the allocator
 //! counts for all of it.
 
 use std::alloc::System;
@@ -109,6 +109,19 @@ fn to_save_and_to_load_a_training_takes_at_most_1_3_times_its_file() {
     assert_eq!(resumed.unwrap().step_number(), 1);
     let to_load = (all - parts) as f64;
     assert!(to_load < 1.3 * file, "{to_load} bytes to load a file of {file}");
+}
+
+#[test]
+fn to_load_a_model_takes_at_most_1_2_times_its_weights() {
+    let _counting = COUNTING.lock();
+    let folder = tempfile::tempdir().unwrap();
+    let params = Params::init(&ModelConfig { d_model: 128, ..ModelConfig::new(8000) }, &mut StdRng::seed_from_u64(0));
+    let params = params.unwrap();
+    params.save_pretrained(&folder).unwrap();
+    let (loaded, bytes) = taken(|| Params::from_pretrained(&folder).unwrap());
+    assert!(loaded == params);
+    let weights = size_of_val(params.as_slice()) as f64;
+    assert!((bytes as f64) < 1.2 * weights, "{bytes} bytes to load {weights}");
 }
 
 #[test]
