@@ -101,7 +101,7 @@ pub use figures::{markup, plot};
 pub use kernel::attach_to_launcher;
 pub use model::config::ModelConfig;
 pub use model::device::pick_device;
-pub use model::encoder::{Encoded, Encoder, Mode};
+pub use model::encoder::{Encoded, Encoder, Mode, Score};
 pub use model::gradients::Gradients;
 pub use model::initialization::Initialization;
 pub use model::params::Params;

@@ -112,6 +112,33 @@ fn to_save_and_to_load_a_training_takes_at_most_1_3_times_its_file() {
 }
 
 #[test]
+fn to_evaluate_takes_at_most_1_2_times_a_training_step() {
+    let _counting = COUNTING.lock();
+    let mut rng = StdRng::seed_from_u64(0);
+    let config = ModelConfig { d_model: 16, heads: 2, d_ff: 32, layers: 1, ..ModelConfig::new(8000) };
+    let params = Params::init(&config, &mut rng).unwrap();
+    let batches = [batch(&[32; 32], &mut rng)];
+    let engine = || Engine::with_threads(&params, 2).unwrap();
+    let (mut trained, asked) = (engine(), engine());
+    let (_, step) = taken(|| {
+        let mut gradients = Gradients::zeros(&trained).unwrap();
+        trained.forward(&batches[0], Mode::Train { dropout_seed: 0 }).unwrap();
+        trained.backward(&mut gradients).unwrap();
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let words = (5..8000).map(|nth| format!("w{nth}"));
+    let tokens: Vec<String> =
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(String::from).into_iter().chain(words).collect();
+    fs::write(folder.path().join("vocab.txt"), tokens.join("\n")).unwrap();
+    let masker = Masker::new(&Tokenizer::from_pretrained(&folder).unwrap(), Masking::default()).unwrap();
+    let unigram = Unigram::fit(&[[2, 7, 8, 3]], &masker).unwrap();
+    for (what, predictor) in [("engine", &asked as &dyn Predictor), ("baseline", &unigram)] {
+        let (_, bytes) = taken(|| evaluate(predictor, &batches).unwrap());
+        assert!((bytes as f64) < 1.2 * step as f64, "{what}: {bytes} bytes to evaluate, {step} for a step");
+    }
+}
+
+#[test]
 fn to_load_a_model_takes_at_most_1_2_times_its_weights() {
     let _counting = COUNTING.lock();
     let folder = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::analysis::predictor::{LogProbabilities, Predictor};
+use crate::analysis::predictor::{Predictor, each_row_of_weights};
 use crate::error::Result;
 use crate::text::batch::{Batch, check_ids};
 use crate::text::masking::Masker;
@@ -70,8 +70,8 @@ impl Predictor for Unigram {
         self.masker.vocab()
     }
 
-    fn log_probabilities(&self, batch: &Batch) -> Result<LogProbabilities> {
-        LogProbabilities::fill(batch, self.vocab(), |row, probabilities| {
+    fn each_row(&self, batch: &Batch, see: &mut dyn FnMut(&[f64])) -> Result<()> {
+        each_row_of_weights(batch, self.vocab(), see, |row, probabilities| {
             probabilities.copy_from_slice(&self.probabilities);
             self.conclude(batch.input_ids[row], probabilities);
             Ok(())
@@ -171,12 +171,12 @@ impl Predictor for Neighbours {
         self.unigram.vocab()
     }
 
-    fn log_probabilities(&self, batch: &Batch) -> Result<LogProbabilities> {
+    fn each_row(&self, batch: &Batch, see: &mut dyn FnMut(&[f64])) -> Result<()> {
         let mask = self.unigram.masker.special().mask;
         // What is seen before an end of a sequence, and after it, are no neighbours.
         let is_end = |row: usize| batch.offsets.binary_search(&row).is_ok();
         let seen = |row: usize| Some(batch.input_ids[row]).filter(|&id| id != mask);
-        LogProbabilities::fill(batch, self.vocab(), |row, probabilities| {
+        each_row_of_weights(batch, self.vocab(), see, |row, probabilities| {
             match if is_end(row) { None } else { seen(row - 1) } {
                 Some(left) => self.write_after(left, probabilities),
                 None => probabilities.copy_from_slice(&self.unigram.probabilities),

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::analysis::predictor::Predictor;
 use crate::error::{Error, Result};
 use crate::kernel::ProgressLine;
-use crate::text::batch::{Batch, check_ids};
+use crate::model::encoder::Score;
+use crate::text::batch::Batch;
 use crate::text::corpus::Corpus;
 use crate::text::masking::Treatment;
 use crate::text::tokenizer::{CONTINUATION, Tokenizer};
@@ -34,11 +35,9 @@ pub fn evaluate(predictor: &(impl Predictor + ?Sized), batches: &[Batch]) -> Res
     let mut progress = ProgressLine::new("evaluating", batches.len(), "batches");
     for (nth, batch) in batches.iter().enumerate() {
         progress.at(nth)?;
-        batch.check_targets()?;
-        check_ids(predictor.vocab(), "targets", &batch.targets)?;
-        for (scores, &target) in predictor.log_probabilities(batch)?.rows().zip(&batch.targets) {
-            loss -= scores[target as usize];
-            correct += usize::from(best(scores) == target as usize);
+        for (score, &target) in predictor.scores(batch)?.iter().zip(&batch.targets) {
+            loss -= score.log_probability;
+            correct += usize::from(score.best == target);
             masked += 1;
         }
     }
@@ -126,13 +125,12 @@ pub fn recovery(predictor: &(impl Predictor + ?Sized), tokenizer: &Tokenizer, co
                 batch.treatments.push(Treatment::Mask);
             }
         }
-        let scores = predictor.log_probabilities(&batch)?;
-        let mut scores = scores.rows();
+        let mut scores = predictor.scores(&batch)?.into_iter();
         for (sentence, sequence, word) in tasks {
             let targets = &sequences[*sequence][word.clone()];
-            let scores: Vec<&[f64]> = scores.by_ref().take(targets.len()).collect();
-            let predicted: Vec<u32> = scores.iter().map(|scores| best(scores) as u32).collect();
-            let log_probability: f64 = scores.iter().zip(targets).map(|(scores, &id)| scores[id as usize]).sum();
+            let scores: Vec<Score> = scores.by_ref().take(targets.len()).collect();
+            let predicted: Vec<u32> = scores.iter().map(|score| score.best).collect();
+            let log_probability: f64 = scores.iter().map(|score| score.log_probability).sum();
             words.push(WordRecovery {
                 sentence: *sentence,
                 word: spell(tokenizer, targets),
@@ -144,11 +142,6 @@ pub fn recovery(predictor: &(impl Predictor + ?Sized), tokenizer: &Tokenizer, co
     }
     progress.end();
     Ok(Recovery { words })
-}
-
-/// The most likely token; of several, the first, as [`crate::fill_mask`] has it.
-fn best(scores: &[f64]) -> usize {
-    (0..scores.len()).rev().max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0)
 }
 
 /// The pieces of a word put together.

@@ -4,7 +4,7 @@
 use candle_core::{Device, Tensor};
 
 use crate::analysis::inside::{Inside, inside};
-use crate::analysis::predictor::{LogProbabilities, Predictor};
+use crate::analysis::predictor::{Predictor, each_row_of_weights};
 use crate::error::{Error, Result};
 use crate::text::batch::Batch;
 use crate::text::grammar::Grammar;
@@ -158,10 +158,10 @@ impl Predictor for BayesFloor {
         self.grammar.longest() + 2
     }
 
-    fn log_probabilities(&self, batch: &Batch) -> Result<LogProbabilities> {
+    fn each_row(&self, batch: &Batch, see: &mut dyn FnMut(&[f64])) -> Result<()> {
         // The sequence of the last row, and what is known there.
         let mut known = (0..0, Vec::new());
-        LogProbabilities::fill(batch, self.vocab(), |row, weights| {
+        each_row_of_weights(batch, self.vocab(), see, |row, weights| {
             if !known.0.contains(&row) {
                 let end = batch.offsets.partition_point(|&offset| offset <= row);
                 let sequence = batch.offsets[end - 1]..batch.offsets[end];

@@ -73,7 +73,7 @@ pub fn fill_mask(
         return Err(Error::argument("text", "at least one [MASK]", format!("{text:?}")));
     }
     let mut masks: Vec<Vec<Prediction>> = Vec::with_capacity(batch.masked_rows.len());
-    for scores in predictor.log_probabilities(&batch)?.rows() {
+    predictor.each_row(&batch, &mut |scores| {
         let mut order: Vec<usize> = (0..scores.len()).collect();
         order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
         order.truncate(top_k);
@@ -88,7 +88,7 @@ pub fn fill_mask(
                 })
                 .collect(),
         );
-    }
+    })?;
     let gaps = batch.masked_rows.iter().map(|&row| &places[row]);
     let filled = fill(text, gaps.zip(masks.iter().map(|predictions| predictions[0].token.as_str())));
     let filled = filled.ok_or_else(|| Error::Tokenizer("it does not say where the gaps of the text are".to_owned()))?;

@@ -1,11 +1,10 @@
 //! Takes masked batches, says how probable each token is in each gap: what a trained encoder, a baseline and the floor have
 //! in common.
 
-use candle_core::{D, DType, Device};
-use candle_nn::ops::log_softmax;
+use candle_core::{DType, Device};
 
 use crate::error::Result;
-use crate::model::encoder::{Encoder, Mode};
+use crate::model::encoder::{Encoder, Mode, Score};
 use crate::text::batch::{Batch, check_ids};
 
 /// What can be asked how probable a token is: each [`Encoder`], the baselines [`crate::Unigram`] and [`crate::Neighbours`],
@@ -20,43 +19,79 @@ pub trait Predictor {
         usize::MAX
     }
 
-    /// The logarithm of the probability of each token at the masked rows of a batch.
+    /// Calls a function for each masked row of a batch, in their order, with the natural logarithm of the probability of each
+    /// token there `[vocab]`. There are never more rows than one in memory.
     ///
     /// # Errors
     /// When the batch does not fit.
-    fn log_probabilities(&self, batch: &Batch) -> Result<LogProbabilities>;
+    fn each_row(&self, batch: &Batch, see: &mut dyn FnMut(&[f64])) -> Result<()>;
+
+    /// Of each masked row, what is predicted for its target.
+    ///
+    /// # Errors
+    /// When the batch does not fit, or has no targets.
+    fn scores(&self, batch: &Batch) -> Result<Vec<Score>> {
+        batch.check_targets()?;
+        check_ids(self.vocab(), "targets", &batch.targets)?;
+        let (mut scores, mut targets) = (Vec::with_capacity(batch.targets.len()), batch.targets.iter());
+        self.each_row(batch, &mut |row| {
+            let log_probability = targets.next().map_or(f64::NAN, |&target| row[target as usize]);
+            scores.push(Score { log_probability, best: best(row) });
+        })?;
+        Ok(scores)
+    }
+
+    /// The logarithm of the probability of each token at all masked rows of a batch, at once: of the 30,522 tokens of BERT,
+    /// 1 GB for 4,000 rows.
+    ///
+    /// # Errors
+    /// When the batch does not fit.
+    fn log_probabilities(&self, batch: &Batch) -> Result<LogProbabilities> {
+        let vocab = self.vocab();
+        let mut values = Vec::with_capacity(batch.masked_rows.len() * vocab);
+        self.each_row(batch, &mut |row| values.extend_from_slice(row))?;
+        Ok(LogProbabilities { values, vocab })
+    }
 }
 
 /// Natural logarithms of probabilities `[masked, vocab]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogProbabilities {
-    pub(crate) values: Vec<f64>,
-    pub(crate) vocab: usize,
+    values: Vec<f64>,
+    vocab: usize,
 }
 
 impl LogProbabilities {
-    /// Those of the weights that `write` writes for each masked row, over zeros: of each token, in proportion to its
-    /// probability, not all of them 0.
-    pub(crate) fn fill(
-        batch: &Batch,
-        vocab: usize,
-        mut write: impl FnMut(usize, &mut [f64]) -> Result<()>,
-    ) -> Result<Self> {
-        batch.validate()?;
-        check_ids(vocab, "input_ids", &batch.input_ids)?;
-        let mut values = vec![0.0; batch.masked_rows.len() * vocab];
-        for (&row, values) in batch.masked_rows.iter().zip(values.chunks_exact_mut(vocab)) {
-            write(row, values)?;
-            let sum: f64 = values.iter().sum();
-            values.iter_mut().for_each(|value| *value = (*value / sum).ln());
-        }
-        Ok(Self { values, vocab })
-    }
-
     /// Those of each masked row `[vocab]`.
     pub fn rows(&self) -> impl Iterator<Item = &[f64]> {
         self.values.chunks_exact(self.vocab)
     }
+}
+
+/// The rows of weights that `write` writes for each masked row, over zeros: of each token, in proportion to its probability,
+/// not all of them 0.
+pub(crate) fn each_row_of_weights(
+    batch: &Batch,
+    vocab: usize,
+    see: &mut dyn FnMut(&[f64]),
+    mut write: impl FnMut(usize, &mut [f64]) -> Result<()>,
+) -> Result<()> {
+    batch.validate()?;
+    check_ids(vocab, "input_ids", &batch.input_ids)?;
+    let mut values = vec![0.0; vocab];
+    for &row in &batch.masked_rows {
+        values.fill(0.0);
+        write(row, &mut values)?;
+        let sum: f64 = values.iter().sum();
+        values.iter_mut().for_each(|value| *value = (*value / sum).ln());
+        see(&values);
+    }
+    Ok(())
+}
+
+/// The most likely token; of several, the first.
+fn best(row: &[f64]) -> u32 {
+    (0..row.len()).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0) as u32
 }
 
 impl<E: Encoder + ?Sized> Predictor for E {
@@ -69,10 +104,24 @@ impl<E: Encoder + ?Sized> Predictor for E {
     }
 
     /// log softmax of the logits, in f64.
-    fn log_probabilities(&self, batch: &Batch) -> Result<LogProbabilities> {
-        // Metal has no f64, so the logits come to the CPU first.
-        let logits = self.logits(batch, Mode::Evaluate)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
-        let values = log_softmax(&logits, D::Minus1)?.flatten_all()?.to_vec1()?;
-        Ok(LogProbabilities { values, vocab: self.config().vocab })
+    fn each_row(&self, batch: &Batch, see: &mut dyn FnMut(&[f64])) -> Result<()> {
+        let logits = self.logits(batch, Mode::Evaluate)?;
+        for row in 0..logits.dim(0)? {
+            // Metal has no f64, so the logits come to the CPU first.
+            let mut row: Vec<f64> = logits.get(row)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1()?;
+            log_softmax(&mut row);
+            see(&row);
+        }
+        Ok(())
     }
+
+    fn scores(&self, batch: &Batch) -> Result<Vec<Score>> {
+        self.score(batch)
+    }
+}
+
+fn log_softmax(row: &mut [f64]) {
+    let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = row.iter().map(|logit| (logit - largest).exp()).sum();
+    row.iter_mut().for_each(|logit| *logit -= largest + sum.ln());
 }

@@ -12,6 +12,7 @@
 use pulp::{Simd, with_simd};
 
 use crate::engine::vector;
+use crate::model::encoder::Score;
 use crate::vectors::arch;
 
 /// The sum of the rows' losses; each row of logits becomes its gradient, times `share`: 1 / masked, when the mean over
@@ -37,6 +38,23 @@ pub(crate) fn softmax_cross_entropy_simd<'a, S: Simd>(
     loss
 }
 
+/// For each row of logits, what it predicts for its target; the row is overwritten. The exponentials are those of the loss,
+/// their sum is one of f64 numbers.
+#[with_simd(scores = arch())]
+#[inline(always)]
+pub(crate) fn scores_simd<'a, S: Simd>(simd: S, logits: &'a mut [f32], targets: &'a [u32], vocab: usize) -> Vec<Score> {
+    let mut scores = Vec::with_capacity(targets.len());
+    for (z, &target) in logits.chunks_exact_mut(vocab).zip(targets) {
+        let largest = vector::max(simd, z);
+        // Where there is none, all are NaN.
+        let best = z.iter().position(|&logit| logit == largest).unwrap_or(0) as u32;
+        let above = z[target as usize] - largest;
+        vector::exponentials(simd, z, 1.0, largest);
+        scores.push(Score { log_probability: f64::from(above) - vector::sum_f64(z).ln(), best });
+    }
+    scores
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +66,23 @@ mod tests {
         let loss = softmax_cross_entropy(&mut logits, &[1], 2, 1.0);
         assert!((loss - 2f64.ln()).abs() < 1e-7);
         assert_eq!(logits, [0.5, -0.5]);
+    }
+
+    #[test]
+    fn scores_are_those_of_f64() {
+        for vocab in [1, 7, 37, 1000] {
+            let logits: Vec<f32> = slopes::numbers(3 * vocab, 5).iter().map(|z| 9.0 * z).collect();
+            let targets = [0, vocab as u32 / 2, vocab as u32 - 1];
+            let scores = scores(&mut logits.clone(), &targets, vocab);
+            for ((z, target), score) in logits.chunks_exact(vocab).zip(targets).zip(scores) {
+                let sum: f64 = z.iter().map(|&z| f64::from(z).exp()).sum();
+                let expected = f64::from(z[target as usize]) - sum.ln();
+                assert!((score.log_probability - expected).abs() < 1e-6, "{} {expected}", score.log_probability);
+                assert!(z.iter().all(|&other| other <= z[score.best as usize]));
+            }
+        }
+        assert_eq!(scores(&mut [1.0, 5.0, 5.0], &[0], 3)[0].best, 1);
+        assert!(scores(&mut [1.0, f32::NAN], &[0], 2)[0].log_probability.is_nan());
     }
 
     #[test]

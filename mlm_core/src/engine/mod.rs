@@ -57,7 +57,7 @@ use crate::engine::state::{Parts, State, Step, Worker, write};
 use crate::error::{Error, Result};
 use crate::kernel::check_interrupt;
 use crate::model::config::ModelConfig;
-use crate::model::encoder::{Encoded, Encoder, Mode};
+use crate::model::encoder::{Encoded, Encoder, Mode, Score};
 use crate::model::gradients::Gradients;
 use crate::model::memory;
 use crate::model::params::{Params, Table};
@@ -139,6 +139,7 @@ impl Engine {
                 activations: Activations::new(&config, precision),
                 sequences: 0..0,
                 loss: 0.0,
+                scores: Vec::new(),
                 clock: Clock::new(),
             }));
             mail.push(RwLock::new(if threads == 1 { Buffer::default() } else { params.as_slice().into() }));
@@ -230,6 +231,13 @@ impl Encoder for Engine {
             logits.extend_from_slice(&lock(worker).activations.logits);
         }
         Ok(Tensor::from_vec(logits, (masked, vocab), &Device::Cpu)?)
+    }
+
+    fn score(&self, batch: &Batch) -> Result<Vec<Score>> {
+        self.config.check(batch)?;
+        self.config.check_targets(batch)?;
+        let state = self.run(Step::Scores, batch, Mode::Evaluate, 0)?;
+        Ok(state.workers.iter().flat_map(|worker| std::mem::take(&mut lock(worker).scores)).collect())
     }
 
     /// As the reference's, with 0 where that has padding's hidden states and attention.

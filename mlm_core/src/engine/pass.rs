@@ -18,13 +18,13 @@ use crate::engine::embeddings::{self, TableGradients, Tables};
 use crate::engine::factors::Matrix;
 use crate::engine::layers::{LayerNorm, Layers, Linear};
 use crate::engine::linear::Room;
-use crate::engine::loss::softmax_cross_entropy;
+use crate::engine::loss::{self, softmax_cross_entropy};
 use crate::engine::matmul::{Start, Target};
 use crate::engine::share::{Asked, Attended, Rows, Share};
 use crate::engine::{gelu, layer_norm, linear, vector};
 use crate::model::config::ModelConfig;
 use crate::model::dropout::Site;
-use crate::model::encoder::Mode;
+use crate::model::encoder::{Mode, Score};
 use crate::vectors::arch;
 
 /// What there is to compute, and with what.
@@ -133,6 +133,13 @@ impl Pass<'_> {
         let loss = softmax_cross_entropy(&mut activations.logits, share.targets(), config.vocab, 1.0 / all as f32);
         self.clock.lap(Operation::Loss);
         loss / all as f64
+    }
+
+    /// What is predicted for the worker's masked rows; of their logits nothing is left.
+    pub(crate) fn scores(&self, activations: &mut Activations) -> Vec<Score> {
+        let scores = loss::scores(&mut activations.logits, self.share.targets(), self.config.vocab);
+        self.clock.lap(Operation::Loss);
+        scores
     }
 
     /// The gradients of all weights, written anew, after [`Pass::encode`], [`Pass::head`] and [`Pass::loss`].

@@ -17,7 +17,7 @@ use crate::engine::pool::{Pool, lock};
 use crate::engine::share::{Asked, Share, Size, split};
 use crate::error::Result;
 use crate::model::config::ModelConfig;
-use crate::model::encoder::Mode;
+use crate::model::encoder::{Mode, Score};
 use crate::model::memory;
 use crate::model::weights::squared_norm;
 use crate::text::batch::Batch;
@@ -41,6 +41,7 @@ pub(crate) struct State {
 pub(crate) enum Step {
     Encode,
     Logits,
+    Scores,
     Loss,
     Backward,
 }
@@ -63,6 +64,8 @@ pub(crate) struct Worker {
     pub(crate) sequences: Range<usize>,
     /// The part of the batch's loss that comes from them.
     pub(crate) loss: f64,
+    /// What is predicted for its masked rows.
+    pub(crate) scores: Vec<Score>,
     pub(crate) clock: Clock,
 }
 
@@ -116,7 +119,8 @@ impl State {
     pub(crate) fn run(&mut self, config: &ModelConfig, step: Step) {
         let Self { pool, workers, owned, mail, batch, mode, stale, went_forward } = self;
         pool.run(&|nth| {
-            let Worker { weights, gradients, layers, activations, sequences, loss, clock } = &mut *lock(&workers[nth]);
+            let Worker { weights, gradients, layers, activations, sequences, loss, scores, clock } =
+                &mut *lock(&workers[nth]);
             clock.start(step == Step::Backward);
             if *stale {
                 for other in owned.others(nth) {
@@ -147,8 +151,10 @@ impl State {
                     if step != Step::Encode {
                         pass.head(activations);
                     }
-                    if step == Step::Loss {
-                        *loss = pass.loss(activations);
+                    match step {
+                        Step::Loss => *loss = pass.loss(activations),
+                        Step::Scores => *scores = pass.scores(activations),
+                        _ => {}
                     }
                 }
             }

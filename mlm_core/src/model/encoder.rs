@@ -24,6 +24,15 @@ pub enum Mode {
     Evaluate,
 }
 
+/// What is predicted for a masked token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Score {
+    /// The natural logarithm of the probability of the right token.
+    pub log_probability: f64,
+    /// The most likely token; of several, the first.
+    pub best: u32,
+}
+
 /// What the layers make of a batch.
 #[derive(Clone, Debug)]
 pub struct Encoded {
@@ -86,6 +95,12 @@ pub trait Encoder: Weights + fmt::Debug + Send {
     /// # Errors
     /// When the batch does not fit the model.
     fn logits(&self, batch: &Batch, mode: Mode) -> Result<Tensor>;
+
+    /// Of each masked row, what is predicted for its target, without dropout. Takes no more memory than [`Encoder::forward`].
+    ///
+    /// # Errors
+    /// When the batch does not fit the model, or has no targets.
+    fn score(&self, batch: &Batch) -> Result<Vec<Score>>;
 
     /// The hidden states and the attention probabilities of a batch.
     ///

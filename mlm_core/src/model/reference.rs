@@ -13,13 +13,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Tensor, Var, WithDType};
-use candle_nn::ops::softmax;
+use candle_nn::ops::{log_softmax, softmax};
 
 use crate::error::{Error, Result};
 use crate::kernel::check_interrupt;
 use crate::model::config::ModelConfig;
 use crate::model::dropout::{RowDropout, Site};
-use crate::model::encoder::{Encoded, Encoder, Mode};
+use crate::model::encoder::{Encoded, Encoder, Mode, Score};
 use crate::model::gradients::Gradients;
 use crate::model::memory::{self, describe};
 use crate::model::names::{self, LayerNames};
@@ -310,6 +310,19 @@ impl Encoder for Reference {
         let hidden = self.layer_norm(&hidden, names::TRANSFORM_NORM)?; // [masked, d_model]
         let decoder = self.weight(names::WORDS)?.t()?; // [d_model, vocab]
         Ok(hidden.matmul(&decoder)?.broadcast_add(self.weight(names::DECODER_BIAS)?)?)
+    }
+
+    fn score(&self, batch: &Batch) -> Result<Vec<Score>> {
+        self.config.check(batch)?;
+        self.config.check_targets(batch)?;
+        let logits = self.logits(batch, Mode::Evaluate)?;
+        let score = |(row, &target): (usize, &u32)| {
+            // Metal has no f64, so the logits come to the CPU first.
+            let logits = logits.get(row)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?; // [vocab]
+            let log_probability = log_softmax(&logits, 0)?.get(target as usize)?.to_scalar()?;
+            Ok(Score { log_probability, best: logits.argmax(0)?.to_scalar()? })
+        };
+        batch.targets.iter().enumerate().map(score).collect()
     }
 
     fn encode(&self, batch: &Batch, mode: Mode) -> Result<Encoded> {
