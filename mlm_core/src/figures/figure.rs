@@ -18,6 +18,9 @@ use crate::files;
 /// Endings of files that hold one drawing.
 const IMAGES: &[&str] = if cfg!(feature = "cli") { &["svg", "png"] } else { &["svg"] };
 
+/// More bytes than that are not put into a notebook.
+const LARGEST_OUTPUT: usize = 2_000_000;
+
 /// Something to look at. In a notebook, end a cell with it.
 #[derive(Clone, PartialEq)]
 pub struct Figure {
@@ -28,6 +31,19 @@ pub struct Figure {
 enum Part {
     Svg { source: String, description: String },
     Html(String),
+}
+
+impl Part {
+    fn to_html(&self) -> String {
+        match self {
+            Part::Html(fragment) => fragment.clone(),
+            Part::Svg { source, description } => format!(
+                "<img style=\"max-width: 100%\" alt=\"{}\" src=\"data:image/svg+xml;base64,{}\">",
+                encode_double_quoted_attribute(description),
+                STANDARD.encode(source)
+            ),
+        }
+    }
 }
 
 impl fmt::Debug for Figure {
@@ -63,27 +79,31 @@ impl Figure {
 
     /// The figure as a fragment of HTML.
     pub fn to_html(&self) -> String {
-        self.parts
-            .iter()
-            .map(|part| match part {
-                Part::Html(fragment) => fragment.clone(),
-                Part::Svg { source, description } => format!(
-                    "<img style=\"max-width: 100%\" alt=\"{}\" src=\"data:image/svg+xml;base64,{}\">",
-                    encode_double_quoted_attribute(description),
-                    STANDARD.encode(source)
-                ),
-            })
-            .collect::<Vec<_>>()
-            .join("\n")
+        self.parts.iter().map(Part::to_html).collect::<Vec<_>>().join("\n")
     }
 
-    /// Shows the figure as the output of a notebook cell; the Rust kernel calls it for the last expression of a cell. A
-    /// single drawing goes out as an image too, for tools that take those from a notebook.
+    /// As [`Self::to_html`]; of what would make the notebook slow, that it is not there, and how to get it.
+    pub(crate) fn to_output(&self) -> String {
+        let mut room = LARGEST_OUTPUT;
+        let part = |part: &Part| {
+            let html = part.to_html();
+            if let Some(left) = room.checked_sub(html.len()) {
+                room = left;
+                return html;
+            }
+            let size = html.len() as f64 / 1e6;
+            format!(
+                "<div><i>What stands here is {size:.1} MB, and a notebook with it slow to open and to save. \
+                 <code>figure.save(\"figure.html\")?</code> writes it into a file.</i></div>"
+            )
+        };
+        self.parts.iter().map(part).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Shows the figure as the output of a notebook cell; the Rust kernel calls it for the last expression of a cell. Of more
+    /// than 2 MB it shows how to save it.
     pub fn evcxr_display(&self) {
-        if let [Part::Svg { source, .. }] = self.parts.as_slice() {
-            evcxr_runtime::mime_type("image/svg+xml").text(source);
-        }
-        evcxr_runtime::mime_type("text/html").text(self.to_html());
+        evcxr_runtime::mime_type("text/html").text(self.to_output());
     }
 
     /// Writes the figure to a file: a drawing as `.svg` (and, with the feature `cli`, as `.png`), any figure as a page of
@@ -117,5 +137,19 @@ impl Figure {
             }
         };
         files::write(path, &content)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_for_a_notebook_says_how_to_get_it() {
+        let [small, large] = [10, LARGEST_OUTPUT].map(|size| Figure::html("x".repeat(size)));
+        let output = Figure::stack([small.clone(), large.clone(), small.clone()]).to_output();
+        assert!(output.len() < 1000 && output.matches("xxxxxxxxxx").count() == 2, "{output}");
+        assert!(output.contains("2.0 MB") && output.contains("figure.save"), "{output}");
+        assert_eq!(large.to_output(), large.to_html());
     }
 }

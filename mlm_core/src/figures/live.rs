@@ -210,7 +210,7 @@ impl State {
     }
 
     fn data(&self) -> Value {
-        json!({ "text/html": self.figure.to_html(), "text/plain": self.line })
+        json!({ "text/html": self.figure.to_output(), "text/plain": self.line })
     }
 }
 

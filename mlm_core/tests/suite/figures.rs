@@ -186,6 +186,48 @@ fn attention_to_play_with_holds_a_drawing_for_where_scripts_do_not_run() {
     assert!(plot::attention_view(&hostile, &attention(12)).is_ok());
 }
 
+/// Attention of a sentence of so many tokens, to which every head and token gives other numbers.
+fn long_attention(layers: usize, heads: usize, seq: usize) -> (Vec<String>, Vec<Tensor>) {
+    let of_layer = |layer: usize| {
+        let logit = |at: usize| ((at * (layer + 3) * 7919) % 1009) as f32 / 168.0;
+        let logits: Vec<f32> = (0..heads * seq * seq).map(logit).collect();
+        let weights: Vec<f32> = (logits.chunks(seq))
+            .flat_map(|row| {
+                let sum: f32 = row.iter().map(|logit| logit.exp()).sum();
+                row.iter().map(move |logit| logit.exp() / sum)
+            })
+            .collect();
+        Tensor::from_vec(weights, (1, heads, seq, seq), &Device::Cpu).unwrap()
+    };
+    ((0..seq).map(|nth| format!("token{nth}")).collect(), (0..layers).map(of_layer).collect())
+}
+
+#[test]
+fn the_attention_of_any_model_stays_small() {
+    for (layers, heads, seq) in [(12, 12, 128), (24, 16, 256), (2, 2, 1000)] {
+        let (tokens, attention) = long_attention(layers, heads, seq);
+        let all: Vec<usize> = (0..heads).collect();
+        for (name, figure) in [
+            ("maps", plot::model_view(&tokens, &attention)),
+            ("lines", plot::head_view(&tokens, &attention, 0, &all)),
+            ("to play with", plot::attention_view(&tokens, &attention)),
+        ] {
+            let size = figure.unwrap().to_html().len();
+            assert!(size < 2_000_000, "{name} of {layers} layers, {heads} heads, {seq} tokens: {size} bytes");
+        }
+    }
+    let (tokens, attention) = long_attention(12, 12, 128);
+    let maps = svg(&plot::model_view(&tokens, &attention).unwrap());
+    assert_eq!(maps.matches("data:image/png;base64,").count(), 144);
+    assert_says(&maps, &["darkest of 2 x 2 tokens", "12-12"]);
+    assert_says(&svg(&plot::head_view(&tokens, &attention, 0, &[0, 1, 2, 3, 4, 5]).unwrap()), &["strongest of"]);
+    assert_says(&plot::attention_view(&tokens, &attention).unwrap().to_html(), &["the 6 that each looks at most"]);
+    // Where all are alike, as many are drawn as there may be.
+    let alike = Tensor::full(1f32 / 40.0, (1, 12, 40, 40), &Device::Cpu).unwrap();
+    let lines = svg(&plot::head_view(&tokens[..40], &[alike], 0, &(0..12).collect::<Vec<_>>()).unwrap());
+    assert_eq!(lines.matches("<polyline").count(), 5000);
+}
+
 #[test]
 fn a_heat_map_has_a_number_in_each_cell() {
     let values = [vec![0.5, 1.0, f64::NAN], vec![0.0, 0.25, 0.0]];

@@ -1,5 +1,6 @@
 // Turns each <div class="mlm-attention" data-attention="…"> of the page that is still a drawing into a view to play with.
-// data-attention: {tokens: [seq], colours: [heads], layers: [layers][heads][seq][seq]}, probabilities in per mille.
+// data-attention: {tokens: [seq], colours: [heads], layers: [layers][heads][seq][seq], note}, probabilities in per mille; with a
+// note, which says what is left out, a row is a token and its probability, in turns.
 (() => {
   const ROW = 24, LINES = 260, TOP = 6, SVG = "http://www.w3.org/2000/svg";
 
@@ -12,8 +13,12 @@
   }
 
   function start(host) {
-    const { tokens, colours, layers } = JSON.parse(host.dataset.attention);
+    const { tokens, colours, layers, note } = JSON.parse(host.dataset.attention);
     const seq = tokens.length;
+    if (note) for (const rows of layers.flat()) rows.forEach((pairs, query) => {
+      const row = rows[query] = new Array(seq).fill(0);
+      for (let nth = 0; nth < pairs.length; nth += 2) row[pairs[nth]] = pairs[nth + 1];
+    });
     const words = 66 + 9 * Math.max(...tokens.map((token) => [...token].length));
     const middle = (token) => TOP + ROW * token + ROW / 2;
     const state = { layer: 0, heads: new Set(layers[0].keys()), pointed: null, kept: null };
@@ -22,7 +27,7 @@
     host.style.cssText =
       "display: inline-block; background: #ffffff; color: #24292f; font: 15px sans-serif; padding: 10px; max-width: 100%; overflow-x: auto";
     const controls = element(host, "div", { style: "display: flex; flex-wrap: wrap; gap: 6px; align-items: center; margin-bottom: 6px" });
-    const hint = "point at a word; click keeps it";
+    const hint = "point at a word; click keeps it" + (note && ` (${note})`);
     const said = element(host, "div", { style: "font-size: 13px; min-height: 18px", role: "status" }, hint);
     const width = 2 * words + LINES, height = TOP + ROW * seq + 6;
     const svg = element(host, "svg", { width, height, viewBox: `0 0 ${width} ${height}` });
