@@ -3,7 +3,9 @@
 import time
 from typing import Any, NamedTuple
 
-# Seconds: how long output may lag behind the answer.
+from outbox import Outbox
+
+# Seconds: how long output may lag behind the answer, and behind what came before it.
 LAG = 2
 # Letters: of what a failed cell's answer quotes of its stderr.
 LONGEST_QUOTE = 4_000
@@ -30,6 +32,7 @@ class Output:
 
     def __init__(self) -> None:
         self.failed = False
+        self.taken_at = 0.0
         self.stderr = ""  # the end of it
         self.last_lines: dict[str, str] = {}  # of stdout and stderr, to wait for
 
@@ -37,24 +40,24 @@ class Output:
         self.failed = self.failed or failed
         self.last_lines = dict.fromkeys(("stdout", "stderr"), f"{line}\n")
 
-    def take(self, name: str, text: str) -> str | None:
-        """What the cell wrote before its last line, where the text ends with that; None where all of it is the cell's own."""
+    def take(self, name: str, text: str) -> str:
+        """What of a text is the cell's own: all but its last line."""
+        self.taken_at = time.monotonic()
         line = self.last_lines.get(name)
-        is_last = line is not None and text.endswith(line)
-        said = text.removesuffix(line or "")
+        if line is not None and text.endswith(line):
+            del self.last_lines[name]
+            text = text.removesuffix(line)
         if name == "stderr":
-            self.stderr = (self.stderr + said)[-LONGEST_QUOTE:]
-        if not is_last:
-            return None
-        del self.last_lines[name]
-        return said
+            self.stderr = (self.stderr + text)[-LONGEST_QUOTE:]
+        return text
 
 
 class Running:
     """The cell that evcxr has. Its end has two parts, which come in any order: its last lines, and evcxr's answer."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, outbox: Outbox) -> None:
         self.cell = cell
+        self.outbox = outbox
         self.output = Output()
         self.presses = 0  # of the stop button
         self.advise_at: float | None = None
@@ -64,4 +67,4 @@ class Running:
 
     def wrote_all(self) -> bool:
         """Once it has been answered: whether all is there that it has written, or will not come."""
-        return not self.output.last_lines or time.monotonic() > self.answered_at + LAG
+        return not self.output.last_lines or time.monotonic() > max(self.answered_at, self.output.taken_at) + LAG

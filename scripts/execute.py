@@ -55,7 +55,7 @@ def execute(path: pathlib.Path, write: bool = False, manager: KernelManager | No
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     client = PrintingClient(
-        notebook, km=manager, kernel_name="rust", timeout=None, startup_timeout=300, record_timing=False,
+        notebook, km=manager, kernel_name="rust", timeout=None, startup_timeout=300, record_timing=False, coalesce_streams=True,
         resources={"metadata": {"path": NOTEBOOKS}}
     )
     print(f"== {path.name}", flush=True)

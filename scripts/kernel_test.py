@@ -132,6 +132,20 @@ def test_executing_a_notebook_stops_at_a_failed_cell(kernel, failure, tmp_path, 
     assert "not reached" not in said
 
 
+@pytest.mark.parametrize("machine", [contextlib.nullcontext, busy_cores])
+def test_all_that_a_cell_prints_arrives_in_order_before_the_next_one(kernel, machine, tmp_path):
+    path = tmp_path / "prints.ipynb"
+    sources = [IMPORTS, 'for line in 0..20_000 { println!("line {line}"); }', 'println!("the next cell");']
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources]), path)
+    with machine():
+        assert kernel.play(path)
+    _, prints, after = nbformat.read(EXECUTED / path.name, as_version=4).cells
+    (EXECUTED / path.name).unlink()
+    (printed,) = [out.text for out in prints.outputs if out.output_type == "stream"]
+    assert printed == "".join(f"line {line}\n" for line in range(20_000))
+    assert [out.text for out in after.outputs] == ["the next cell\n"]
+
+
 STOPPED = """\
 let lines = Corpus::from_file("../data/five_sentences.txt", Layout::Lines)?;
 let long = lines.repeat(1_000_000)?;

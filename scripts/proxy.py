@@ -10,6 +10,7 @@ these:
   tells when that happens, and the answer becomes an error, upon which the cells that wait are not run.
 - The stop button asks the library to return from what it is doing: the variables stay. Pressed again, it goes to evcxr,
   which kills the process that runs the cells.
+- What a cell prints, a message of evcxr's a line, is joined; see outbox.py.
 - The library shows displays of its own, and updates them while later cells run.
 
 What the library and this proxy say to each other stands in library.py. A cell that loads the library waits until it has
@@ -33,11 +34,14 @@ from jupyter_client.session import DELIM, Session
 
 from cells import Cell, Message, Running
 from library import Library
+from outbox import JOINED, Outbox
 
 # Seconds: from the stop button to the advice; between two states of a display.
 PATIENCE, PAUSE = 3, 0.2
 # Letters: of what a line says of a message that is dropped.
 LONGEST_REASON = 200
+# Last lines that are waited for no more.
+MOST_LATE = 20
 # Displays that can still be updated.
 MOST_DISPLAYS = 50
 # What is in a cell that loads the library.
@@ -93,6 +97,8 @@ class Proxy:
         self.running: Running | None = None
         self.displays: collections.OrderedDict[str, Display] = collections.OrderedDict()
         self.ready = False  # whether what evcxr publishes arrives
+        # The last lines, of stdout and stderr, that have not come in time: nobody is to see them.
+        self.late: collections.deque[tuple[str, str]] = collections.deque(maxlen=MOST_LATE)
         self.lost = False  # whether the process that runs the cells has ended, and no cell has said so
         self.attaching = False  # whether evcxr has been told to load the library, and has not answered
 
@@ -145,6 +151,8 @@ class Proxy:
 
     def _milliseconds(self) -> int:
         """How long to wait for a message at most."""
+        if self.running and self.running.outbox.waiting:
+            return int(1000 * JOINED) // 2
         if not self.ready or any(display.changed for display in self.displays.values()):
             return 50
         return 500
@@ -182,7 +190,9 @@ class Proxy:
             self._run_cell()
 
     def _run_cell(self) -> None:
-        self.running = Running(self.waiting.popleft())
+        cell = self.waiting.popleft()
+        outbox = Outbox(lambda name, text: self._say(cell, text, name), self.front["iopub"].send_multipart)
+        self.running = Running(cell, outbox)
         self.library.send("cell")
         self.back["shell"].send_multipart(self.running.cell.frames)
 
@@ -195,6 +205,8 @@ class Proxy:
         """The stop button."""
         if self.running:
             self.running.presses += 1
+            if self.running.answer or self.running.presses > 1:  # only what it has printed is on its way
+                self.running.outbox.discard()
             if self.running.presses > 1 or not self.library.connection:
                 self.running.advise_at = None
                 self.back["control"].send_multipart(frames)  # evcxr kills, and answers
@@ -215,11 +227,9 @@ class Proxy:
     def _from_kernel(self, channel: str, frames: list[bytes]) -> None:
         if channel == "iopub":
             try:
-                passes = self._published(frames)
+                self._published(frames)
             except Exception:
-                passes = True  # what cannot be improved passes as it is
-            if passes:
-                self.front["iopub"].send_multipart(frames)
+                self.front["iopub"].send_multipart(frames)  # what cannot be improved passes as it is
         elif frames[0] == b"proxy":  # the answer to what this proxy has asked
             if self.attaching and _is_reply(frames, "execute_reply"):
                 self.attaching = False
@@ -233,38 +243,50 @@ class Proxy:
         else:
             self.front[channel].send_multipart(frames)
 
-    def _published(self, frames: list[bytes]) -> bool:
-        """Looks at what evcxr publishes; returns whether it passes as it is."""
+    def _published(self, frames: list[bytes]) -> None:
+        """Passes on what evcxr publishes."""
         header, parent, _, content = (json.loads(part) for part in frames[frames.index(DELIM) + 2 :][:4])
         kind = header["msg_type"]
         if not self.ready:
             # Greetings are all that it can speak of. The last one may still be on its way.
             self.ready = kind == "status" and content["execution_state"] == "idle"
-            return False
-        if not self.running or parent.get("msg_id") != self.running.cell.msg_id:
-            return parent.get("session") != self.session.session  # else it speaks of what this proxy has asked
-        if kind == "stream":
-            return self._stream(self.running, content["name"], content["text"])
-        if kind == "status" and content["execution_state"] == "idle":
-            self.running.held.append(frames)
-            return False
-        return True
+        elif self.running and parent.get("msg_id") == self.running.cell.msg_id:
+            if kind == "stream":
+                self._stream(self.running, content["name"], content["text"])
+            elif kind == "status" and content["execution_state"] == "idle":
+                self.running.held.append(frames)
+            else:
+                self.running.outbox.pass_on(frames)
+                self.running.outbox.flush(False)
+        elif parent.get("session") == self.session.session:
+            pass  # it speaks of what this proxy has asked
+        elif kind != "stream" or not self._is_late(content["name"], content["text"], {"header": parent}):
+            self.front["iopub"].send_multipart(frames)
 
-    def _stream(self, running: Running, name: str, text: str) -> bool:
-        self._hear_library()
-        rest = running.output.take(name, text)
-        if rest is None:
-            return True
-        if rest:  # a line without an end
-            self._say(running.cell, rest, name)
-        self._finish(running)
+    def _is_late(self, name: str, text: str, parent: Message) -> bool:
+        """Whether a text is the last line of a cell that has ended without it; what stands before it in the line is shown."""
+        for late in self.late:
+            if name == late[0] and text.endswith(late[1]):
+                self.late.remove(late)
+                if rest := text.removesuffix(late[1]):
+                    self._publish("stream", {"name": name, "text": rest}, parent)
+                return True
         return False
+
+    def _stream(self, running: Running, name: str, text: str) -> None:
+        self._hear_library()
+        if rest := running.output.take(name, text):
+            running.outbox.print(name, rest)
+        self._finish(running)
 
     def _finish(self, running: Running) -> None:
         """Passes on evcxr's answer to a cell when all is there that the cell has written."""
-        if running.answer is None or not running.wrote_all():
+        all_has_come = running.answer is not None and running.wrote_all()
+        if not running.outbox.flush(all_has_come) or running.answer is None or not all_has_come:
             return
         cell, output = running.cell, running.output
+        # What has not come by now is not of the cell that runs then.
+        self.late.extend(output.last_lines.items())
         if self.lost:
             self._say(cell, ENDED)
             self.lost = False

@@ -11,7 +11,9 @@ from jupyter_client import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
 from jupyter_client.session import Session
 
+from cells import LAG
 from library import LONGEST_LINE
+from outbox import A_SECOND, AT_ONCE, FULL
 from proxy import COMPILING, ENDED, NOT_LISTENING, PATIENCE, PAUSE, Proxy
 from stand_ins import SECONDS, Kernel, Library
 
@@ -163,6 +165,99 @@ def test_a_failed_cell_is_an_error_and_those_that_wait_are_not_run(ends):
         assert [message["content"]["execution_state"] for message in of_cell(client)] == ["busy", "idle"]
     client.execute("again()")
     assert kernel.run() == "again()"
+    assert client.get_shell_msg(timeout=SECONDS)["content"]["status"] == "ok"
+
+
+def end_of(kernel, library, message, fence="fence", lines=("stdout", "stderr")):
+    """The cell ends."""
+    library.say(cell="ok", fence=fence)
+    for name in lines:
+        kernel.publish(message, "stream", name=name, text=f"{fence}\n")
+    kernel.answer(message, status="ok", execution_count=2)
+    kernel.publish(message, "status", execution_state="idle")
+
+
+def test_what_a_cell_prints_is_joined_in_its_order_with_all_else(ends):
+    kernel, proxy, client = ends
+    library = Library(proxy)
+    client.execute("prints()")
+    message = kernel.take()
+    for name, lines in (("stdout", 3000), ("stderr", 2), ("stdout", 1)):
+        for line in range(lines):
+            kernel.publish(message, "stream", name=name, text=f"{name} {line}\n")
+    kernel.publish(message, "display_data", data={"text/plain": "a figure"}, metadata={})
+    kernel.publish(message, "stream", name="stdout", text="x" * 200_000 + "\n")
+    end_of(kernel, library, message)
+    *messages, _ = of_cell(client)
+    order, texts = [], {}
+    for content in [message["content"] for message in messages]:
+        text = content.get("text", "")
+        assert len(text) <= FULL
+        if not order or order[-1] != content.get("name"):
+            order.append(content.get("name"))
+            texts[len(order)] = ""
+        texts[len(order)] += text
+    assert order == ["stdout", "stderr", "stdout", None, "stdout"]
+    assert texts[1] == "".join(f"stdout {line}\n" for line in range(3000)) and texts[5] == "x" * 200_000 + "\n"
+    assert texts[2] + texts[3] == "stderr 0\nstderr 1\nstdout 0\n"
+    assert len(messages) < 30
+    # What is printed slowly is not held back.
+    client.execute("slow()")
+    message = kernel.take()
+    kernel.publish(message, "stream", name="stdout", text="now\n")
+    (stream,) = published(client, "stream", seconds=1)
+    assert stream["content"]["text"] == "now\n"
+
+
+def test_the_answer_waits_for_output_that_lags(ends):
+    kernel, proxy, client = ends
+    library = Library(proxy)
+    client.execute("prints()")
+    message = kernel.take()
+    library.say(cell="ok", fence="fence")
+    kernel.answer(message, status="ok", execution_count=2)
+    for line in range(4):  # longer than a last line is waited for in silence
+        kernel.publish(message, "stream", name="stdout", text=f"{line}\n")
+        time.sleep(LAG * 0.6)
+    assert not client.shell_channel.msg_ready()
+    end_of(kernel, library, message)
+    *messages, _ = of_cell(client)
+    assert "".join(message["content"]["text"] for message in messages) == "0\n1\n2\n3\n"
+
+
+def test_a_last_line_that_comes_too_late_is_not_seen(ends):
+    kernel, proxy, client = ends
+    library = Library(proxy)
+    client.execute("prints()")
+    message = kernel.take()
+    end_of(kernel, library, message, lines=("stdout",))
+    of_cell(client)
+    kernel.publish(message, "stream", name="stderr", text="late: fence\n")
+    (stream,) = published(client, "stream")
+    assert stream["content"]["text"] == "late: "
+    assert stream["parent_header"]["msg_id"] == message["header"]["msg_id"]
+
+
+def test_no_more_is_published_than_a_server_passes_on(ends):
+    kernel, proxy, client = ends
+    library = Library(proxy)
+    client.execute("prints()")
+    message = kernel.take()
+    started, line = time.monotonic(), "x" * 9_999 + "\n"
+    for _ in range(500):
+        kernel.publish(message, "stream", name="stdout", text=line)
+    library.say(cell="ok", fence="fence")
+    kernel.answer(message, status="ok", execution_count=2)
+    size = 0
+    while size < 4_000_000:
+        size += len(client.get_iopub_msg(timeout=SECONDS)["content"]["text"])
+        assert size < AT_ONCE + A_SECOND * (time.monotonic() - started)
+    # The stop button: what is still on its way is left out, and the cell says so.
+    press_stop(client)
+    end_of(kernel, library, message)
+    *rest, said, _ = of_cell(client)
+    size += sum(len(message["content"]["text"]) for message in rest)
+    assert size < 4_900_000 and said["content"]["name"] == "stderr" and "MB more were printed" in said["content"]["text"]
     assert client.get_shell_msg(timeout=SECONDS)["content"]["status"] == "ok"
 
 
