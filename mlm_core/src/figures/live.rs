@@ -51,7 +51,7 @@ impl Run {
 }
 
 /// As [`Run::live`], of the training in a folder that another process is at, a terminal's `mlm train` for example: whenever it
-/// is saved, which is after each epoch and at least every 30 seconds.
+/// is saved, which is after each epoch of more than 2 seconds and at least every 30.
 ///
 /// # Errors
 /// When there is no training in the folder; when `probe` has no `[MASK]`, or is too long for the model.

@@ -16,7 +16,8 @@ pub enum Layout {
     /// One sentence a line; blank lines are skipped.
     Lines,
     /// Running text whose lines may break anywhere: a blank line ends a paragraph, and each paragraph is split
-    /// into sentences by the rules of Unicode (UAX #29).
+    /// into sentences by the rules of Unicode (UAX #29). These hold for all languages and know no abbreviations: a sentence
+    /// ends after the `Dr.` of a name.
     Prose,
 }
 
@@ -129,7 +130,9 @@ impl Corpus {
             .collect();
         let distinct = classes.len();
         if distinct < 2 {
-            return Err(Error::argument("corpus", "at least 2 distinct sentences to split", distinct));
+            let expected = "at least 2 distinct sentences to split, of which a line is one (Layout::Prose, --layout prose, finds \
+                            those of running text)";
+            return Err(Error::argument("corpus", expected, distinct));
         }
         let held_out = ((distinct as f64 * validation).round() as usize).clamp(1, distinct - 1);
         let mut order: Vec<usize> = (0..distinct).collect();

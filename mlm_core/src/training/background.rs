@@ -35,7 +35,7 @@ const GLANCE: Duration = Duration::from_millis(100);
 static RUNS: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
 
 /// A [`Training`] in the background: the cell that starts it returns at once, and the next cells look at it while it goes on.
-/// It saves itself every 30 seconds, after each epoch and when it is stopped. Dropping it stops it.
+/// It saves itself every 30 seconds, after each epoch of more than 2 and when it is stopped. Dropping it stops it.
 ///
 /// ```
 /// # use mlm_core::*;

@@ -42,6 +42,9 @@ const DIGESTS: [&str; 3] = ["tokenizer", "train", "validation"];
 /// The longest gradient that a step takes (Devlin et al. 2019, as in Google's code).
 const MAX_NORM: f64 = 1.0;
 
+/// So many seconds lie between the states that are written at the ends of epochs, however short these are.
+const BETWEEN_EPOCHS: f64 = 2.0;
+
 /// How many sequences are tested together. The masks depend on it, so it is the same for all trainings.
 const TEST_BATCH: usize = 32;
 
@@ -126,7 +129,7 @@ pub struct TrainingStep {
     pub epoch: Option<EpochRecord>,
 }
 
-/// A training that writes its state into a folder: after each epoch, and whenever [`Training::save`] says so. Whatever ends
+/// A training that writes its state into a folder: after each epoch of more than 2 seconds, at its end, and whenever [`Training::save`] says so. Whatever ends
 /// the process, [`Training::resume`] goes on from the last state that was written, and the weights are at the end, to the
 /// last bit, those of a training that nothing had interrupted: initial weights, order and masks are functions of the seed, the
 /// epoch and the step.
@@ -382,7 +385,7 @@ impl Training {
     }
 
     /// Takes one step: forward, backward, clipping to 1, update. The last one of an epoch evaluates the model, adds to the
-    /// history, and saves.
+    /// history, and saves, if that was not done in the last 2 seconds.
     ///
     /// # Errors
     /// After the last step; when the loss is not finite; when the state cannot be written.
@@ -412,8 +415,10 @@ impl Training {
         let is_last = nth + 1 == self.loader.batches();
         let record = if is_last { Some(self.end_epoch(epoch + 1)?) } else { None };
         self.seconds += start.elapsed().as_secs_f64();
-        if is_last {
+        if self.is_finished() {
             self.save()?;
+        } else if is_last {
+            self.save_after(BETWEEN_EPOCHS)?;
         }
         Ok(TrainingStep { step: step + 1, loss, lr, tokens: batch.tokens(), epoch: record })
     }
@@ -510,6 +515,8 @@ fn differences(name: &str, before: &Value, now: &Value) -> Vec<String> {
         }
         _ if before == now => Vec::new(),
         (Value::String(_), Value::String(_)) if DIGESTS.contains(&name) => vec![format!("other {name}")],
+        // The sum of the threads' gradients depends on how many there are, and who says nothing gets as many as there are cores.
+        _ if name == "threads" => vec![format!("threads {now} where it was {before} (--threads {before} goes on)")],
         _ => vec![format!("{name} {now} where it was {before}")],
     }
 }

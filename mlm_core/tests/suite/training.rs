@@ -122,8 +122,11 @@ fn a_training_goes_on_from_whatever_a_crash_leaves_behind_while_it_saves() {
     let expected = plan.finish(whole.path()).unwrap();
     let folder = folder();
     let mut training = plan.start(folder.path()).unwrap();
-    for _ in 0..5 {
-        training.step().unwrap(); // one more than an epoch
+    for step in 1..=5 {
+        training.step().unwrap();
+        if step == 4 {
+            training.save().unwrap(); // an epoch, which took too short a time to be saved for that
+        }
     }
     let before = files(folder.path());
     training.save().unwrap();
@@ -162,6 +165,23 @@ fn a_training_goes_on_from_whatever_a_crash_leaves_behind_while_it_saves() {
     assert!(current == after, "{:?} and {:?}", names(&current), names(&after));
 }
 
+/// However short the epochs are, writing their states takes no longer than they do.
+#[test]
+fn epochs_that_follow_each_other_at_once_are_saved_at_the_end() {
+    let plan = Plan::new();
+    let folder = folder();
+    let mut training = plan.start(folder.path()).unwrap();
+    let states =
+        || files(folder.path()).into_iter().map(|it| it.0).filter(|it| it.contains("step-")).collect::<Vec<_>>();
+    while training.step_number() + 1 < training.steps() {
+        training.step().unwrap();
+    }
+    assert_eq!(states(), ["checkpoints/step-0.safetensors"]);
+    training.step().unwrap();
+    assert_eq!(states(), ["checkpoints/step-0.safetensors", "checkpoints/step-12.safetensors"]);
+    assert_eq!(History::load(folder.path()).unwrap().records().len(), 4, "and that before training");
+}
+
 #[test]
 fn a_training_that_has_begun_differently_is_refused_and_says_in_what() {
     let plan = Plan::new();
@@ -183,6 +203,7 @@ fn a_training_that_has_begun_differently_is_refused_and_says_in_what() {
     );
     refused(&|plan| plan.back_end = BackEnd::Reference(Device::Cpu), "reference");
     refused(&|plan| plan.back_end = BackEnd::Engine(EngineConfig { threads: 1, ..Default::default() }), "threads 1");
+    refused(&|plan| plan.back_end = BackEnd::Engine(EngineConfig { threads: 3, ..Default::default() }), "--threads 2");
     refused(&|plan| plan.texts.train.swap(0, 1), "other train");
     refused(&|plan| plan.texts.validation.truncate(3), "other validation");
     let corpus = five_sentences().unwrap();
