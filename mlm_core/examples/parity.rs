@@ -4,6 +4,8 @@
 //! parity save DIR                          a small model that has been trained for a moment
 //! parity run DIR TEXTS.json OUT.safetensors
 //! parity ids DIR TEXTS.json OUT.json        their token ids, or why the directory is refused
+//! parity train TEXTS.json cased|uncased DIR OUT.json
+//!                                           a tokenizer learned from them; their ids, and the texts of these
 //! ```
 //!
 //! Of the texts, an array of strings, OUT gets the token ids end to end (`ids`) and where each text ends (`ends`); of those
@@ -33,9 +35,19 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
                 .and_then(|tokenizer| texts.iter().map(|text| tokenizer.encode(text)).collect::<Result<Vec<_>>>());
             fs::write(out, ids.map_or_else(|error| json!(error.to_string()), |ids| json!(ids)).to_string())?;
         }
+        ["train", texts, case, dir, out] => {
+            let texts: Vec<String> = serde_json::from_slice(&fs::read(texts)?)?;
+            let config = if case == &"cased" { TokenizerConfig::cased(4000) } else { TokenizerConfig::new(4000) };
+            let tokenizer = Tokenizer::train(&Corpus::from_lines(&texts)?, &config)?;
+            tokenizer.save_pretrained(dir, 512)?;
+            let ids = texts.iter().map(|text| tokenizer.encode(text)).collect::<Result<Vec<_>>>()?;
+            let back = ids.iter().map(|ids| tokenizer.decode(ids)).collect::<Result<Vec<_>>>()?;
+            fs::write(out, json!({ "ids": ids, "texts": back }).to_string())?;
+        }
         _ => {
             return Err(
-                "usage: parity save DIR | run DIR TEXTS.json OUT.safetensors | ids DIR TEXTS.json OUT.json".into()
+                "usage: parity save DIR | run DIR TEXTS.json OUT.safetensors | ids DIR TEXTS.json OUT.json | train …"
+                    .into(),
             );
         }
     }

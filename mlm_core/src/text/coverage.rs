@@ -34,6 +34,9 @@ pub struct Coverage {
     pub lowered: usize,
     /// Accents, vowel signs and the like that are not read, see [`crate::TokenizerConfig::strip_accents`].
     pub stripped: usize,
+    /// Characters without a shape that are not read: control characters, and those that say how others are written, such as the
+    /// joiners of Persian and of Hindi. BERT's tokenizers read none, cased ones neither.
+    pub invisible: usize,
 }
 
 /// The share of unknown words that is worth a warning: where each would cost twice as much as one of the others, the loss of
@@ -54,9 +57,10 @@ impl Coverage {
             if unknown > 0 {
                 coverage.too_long += tokenizer.too_long(sentence)?;
             }
-            let (lowered, stripped) = tokenizer.changes(sentence)?;
-            coverage.lowered += lowered;
-            coverage.stripped += stripped;
+            let changes = tokenizer.changes(sentence)?;
+            coverage.lowered += changes.lowered;
+            coverage.stripped += changes.stripped;
+            coverage.invisible += changes.invisible;
         }
         progress.end();
         Ok(coverage)

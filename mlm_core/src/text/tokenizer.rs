@@ -83,6 +83,14 @@ pub struct Tokenizer {
 /// A tokenizer of the `tokenizers` crate with a search of our own.
 type Inner = TokenizerImpl<LongestMatch, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
+/// How many characters of a text are read as other ones, or not at all; see [`crate::Coverage`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    pub(crate) lowered: usize,
+    pub(crate) stripped: usize,
+    pub(crate) invisible: usize,
+}
+
 /// What the token of an id is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -242,24 +250,30 @@ impl Tokenizer {
         Ok(words.iter().filter(|word| is_too_long(word)).count())
     }
 
-    /// How many letters of a text BERT's normalizer reads as lower case, and how many accents it leaves out.
-    pub(crate) fn changes(&self, text: &str) -> Result<(usize, usize)> {
+    /// What BERT's normalizer makes of a text's characters.
+    pub(crate) fn changes(&self, text: &str) -> Result<Changes> {
         let Some(NormalizerWrapper::BertNormalizer(normalizer)) = self.inner.get_normalizer() else {
-            return Ok((0, 0));
+            return Ok(Changes::default());
         };
         // An added token stays as it is, if it is not looked for in normalized text.
         let without = |text: String, token: &String| if text.contains(token) { text.replace(token, "") } else { text };
         let text = &self.verbatim.iter().fold(text.to_owned(), without);
         let is_lowered = |c: &char| !c.to_lowercase().eq([*c]);
         let lowered = if normalizer.lowercase { text.chars().filter(is_lowered).count() } else { 0 };
-        if text.is_ascii() || !normalizer.strip_accents.unwrap_or(normalizer.lowercase) {
-            return Ok((lowered, 0));
+        if text.is_ascii() {
+            let is_invisible = |c: &char| c.is_ascii_control() && !c.is_ascii_whitespace();
+            let invisible = if normalizer.clean_text { text.chars().filter(is_invisible).count() } else { 0 };
+            return Ok(Changes { lowered, invisible, ..Changes::default() });
         }
-        let mut parted = NormalizedString::from(text.as_str());
-        parted.nfd();
-        let mut stripped = parted.clone();
-        BertNormalizer::new(false, false, Some(true), false).normalize(&mut stripped).map_err(failed)?;
-        Ok((lowered, parted.get().chars().count() - stripped.get().chars().count()))
+        let mut read = NormalizedString::from(text.as_str());
+        let invisible = left_out(&mut read, &BertNormalizer::new(normalizer.clean_text, false, Some(false), false))?;
+        let stripped = if normalizer.strip_accents.unwrap_or(normalizer.lowercase) {
+            read.nfd();
+            left_out(&mut read, &BertNormalizer::new(false, false, Some(true), false))?
+        } else {
+            0
+        };
+        Ok(Changes { lowered, stripped, invisible })
     }
 
     /// What the tokens of the ids are.
@@ -325,6 +339,13 @@ fn kinds(inner: &tokenizers::Tokenizer, origin: &str) -> Result<Arc<[Kind]>> {
         }
     }
     Ok(kinds.into())
+}
+
+/// How many characters a normalizer takes away.
+fn left_out(text: &mut NormalizedString, normalizer: &BertNormalizer) -> Result<usize> {
+    let before = text.get().chars().count();
+    normalizer.normalize(text).map_err(failed)?;
+    Ok(before - text.get().chars().count())
 }
 
 /// The words of a text, as the normalizer leaves them.

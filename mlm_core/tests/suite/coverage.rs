@@ -20,7 +20,7 @@ fn unknown_words_are_counted_also_where_their_sequence_is_left_out() {
     assert_eq!(known.warning(), None);
     let long = "play".repeat(26);
     let some = coverage(&tokenizer, &["he plays", "\u{4e2d}\u{6587}", "\u{200b}", "she \u{3c9}\u{3c9}", &long]);
-    assert_eq!(some, Coverage { words: 7, unknown: 4, too_long: 1, ..Coverage::default() });
+    assert_eq!(some, Coverage { words: 7, unknown: 4, too_long: 1, invisible: 1, ..Coverage::default() });
     assert_eq!(some.unknown_share(), 4.0 / 7.0);
     let warning = some.warning().unwrap();
     assert_says(&warning, &["4 of 7 words unknown (57.1 %)", "1 of them are longer", "larger vocabulary"]);
@@ -39,6 +39,16 @@ fn what_the_tokenizer_makes_of_letters_is_counted() {
     assert_eq!(changes(TokenizerConfig { strip_accents: false, ..TokenizerConfig::new(100) }), (2, 0));
     assert_eq!(changes(TokenizerConfig { lowercase: false, ..TokenizerConfig::new(100) }), (0, 6));
     assert_eq!(changes(TokenizerConfig::cased(100)), (0, 0));
+
+    let invisible = |text: &str, config: TokenizerConfig| {
+        let tokenizer = Tokenizer::train(&Corpus::from_lines([text]).unwrap(), &config).unwrap();
+        coverage(&tokenizer, &[text]).invisible
+    };
+    for config in [TokenizerConfig::new(100), TokenizerConfig::cased(100)] {
+        assert_eq!(invisible("\u{645}\u{6cc}\u{200c}\u{62e}\u{648}\u{627}\u{647}\u{645}", config.clone()), 1);
+        assert_eq!(invisible("a\u{7}b", config.clone()), 1);
+        assert_eq!(invisible("a\u{200b}b\u{a0}c \u{e9}", config), 1, "a space of another kind is none of them");
+    }
 }
 
 #[test]

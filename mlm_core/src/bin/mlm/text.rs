@@ -66,13 +66,19 @@ pub(crate) fn counts(encoded: &EncodedCorpus) -> String {
 }
 
 /// What the tokenizer has made of the letters, if anything.
-pub(crate) fn changes(&Coverage { lowered, stripped, .. }: &Coverage) -> Option<String> {
-    (lowered + stripped > 0).then(|| {
-        format!(
-            "read as lower case: {lowered} letters (--cased keeps them); left out: {stripped} accents and vowel signs \
+pub(crate) fn changes(&Coverage { lowered, stripped, invisible, .. }: &Coverage) -> Option<String> {
+    let said = [
+        (
+            lowered + stripped,
+            format!(
+                "read as lower case: {lowered} letters (--cased keeps them); left out: {stripped} accents and vowel signs \
              (--keep-accents keeps them)"
-        )
-    })
+            ),
+        ),
+        (invisible, format!("left out: {invisible} characters without a shape, such as joiners")),
+    ];
+    let said: Vec<String> = said.into_iter().filter(|(count, _)| *count > 0).map(|(_, said)| said).collect();
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 /// As [`counts`], for programs.
@@ -88,6 +94,7 @@ pub(crate) fn counts_json(encoded: &EncodedCorpus) -> Value {
         "unknown_share": coverage.unknown_share(),
         "letters_lowered": coverage.lowered,
         "accents_left_out": coverage.stripped,
+        "invisible_left_out": coverage.invisible,
     })
 }
 
