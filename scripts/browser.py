@@ -24,7 +24,7 @@ PICTURES = ROOT / "target/browser"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 # Notebooks and folders of runs that are made here, and removed.
 OWN, UNTRUSTED = NOTEBOOKS / "browser.ipynb", NOTEBOOKS / "browser_untrusted.ipynb"
-VIEW = NOTEBOOKS / "browser_view.ipynb"
+VIEW, PRINTS = NOTEBOOKS / "browser_view.ipynb", NOTEBOOKS / "browser_prints.ipynb"
 RUN, LONG_RUN = "models/browser", "models/browser_long"
 MORE_CELLS = [
     f'let plan = TrainingConfig {{ epochs: 100_000, ..plan }};\nlet run = Run::resume("{LONG_RUN}", &texts, &model, &plan, &engine)?;',
@@ -37,6 +37,12 @@ VIEW_CELLS = [
 let batch = Batch::with_gaps([[2, 9, 17, 11, 12, 13, 3].as_slice()], 4);
 let attention = Engine::new(&params)?.encode(&batch, Mode::Evaluate)?.attention;""",
     'plot::attention_view(&["[CLS]", "the", "cake", "is", "a", "lie", "[SEP]"], &attention)?',
+]
+# More text than JupyterLab's server passes on in three seconds.
+PRINT_CELLS = [
+    VIEW_CELLS[0],
+    'for line in 0..100_000 { println!("line {line} of a long text, or so it seems"); };',
+    'println!("the next cell");',
 ]
 # Seconds after which something is missing, however busy the machine.
 PATIENCE = 180
@@ -67,6 +73,7 @@ def main() -> None:
             address = f"{server}/lab/workspaces/browser/tree/notebooks/{{}}?reset&token={token}"
             check(page, address)
             check_view(page, address)
+            check_print(page, address)
             browser.close()
     finally:
         clean()
@@ -129,6 +136,21 @@ def check_view(page: Page, address: str) -> None:
     page.wait_for_selector(".jp-OutputArea-output img")
     require(page.locator(".mlm-attention svg").count() == 0, "where nobody trusts it, its drawing stands there")
     page.screenshot(path=PICTURES / "view_untrusted.png")
+
+
+def check_print(page: Page, address: str) -> None:
+    """A cell that prints more than the server passes on: all of it arrives, and what follows."""
+    notebook = lab_08()
+    notebook.cells = [nbformat.v4.new_code_cell(source) for source in PRINT_CELLS]
+    nbformat.write(notebook, PRINTS)
+    visit(page, address.format(PRINTS.name), PRINT_CELLS[-1])
+    run_all(page)
+    page.locator(".jp-OutputArea-output", has_text="the next cell").wait_for(timeout=1000 * PATIENCE)
+    save(page, PRINTS)
+    _, prints, _ = nbformat.read(PRINTS, as_version=4).cells
+    printed = "".join(out.get("text", "") for out in prints.outputs)
+    whole = "".join(f"line {line} of a long text, or so it seems\n" for line in range(100_000))
+    require(printed == whole, f"{printed.count(chr(10))} of 100000 lines that a cell prints have arrived, in their order")
 
 
 def play(page: Page, where: str) -> None:
@@ -211,8 +233,12 @@ def save(page: Page, notebook: pathlib.Path) -> None:
     """Waits until it is on the disk."""
     before, end = notebook.stat().st_mtime_ns, time.monotonic() + PATIENCE
     page.keyboard.press("Control+s")
-    while notebook.stat().st_mtime_ns == before and time.monotonic() < end:
+    while time.monotonic() < end:
         page.wait_for_timeout(100)
+        if notebook.stat().st_mtime_ns != before:
+            with contextlib.suppress(ValueError):  # as long as it is being written
+                json.loads(notebook.read_bytes())
+                return
 
 
 def lab_08() -> NotebookNode:
@@ -231,7 +257,7 @@ def write_notebook() -> None:
 
 
 def clean() -> None:
-    for notebook in (OWN, UNTRUSTED, VIEW):
+    for notebook in (OWN, UNTRUSTED, VIEW, PRINTS):
         notebook.unlink(missing_ok=True)
     for folder in (RUN, LONG_RUN):
         shutil.rmtree(NOTEBOOKS / folder, ignore_errors=True)

@@ -6,14 +6,15 @@ seconds after the answer), and the server leaves out what is more than 1,000 mes
 """
 
 import collections
+import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 # Seconds for which text is joined, and the bytes of a message that nothing is added to.
 JOINED, FULL = 0.05, 65_536
-# Bytes of text: at once, and each second from then on.
-AT_ONCE, A_SECOND = 2_400_000, 900_000
+# Bytes that are sent in any so many seconds: a little less than the server's 3 MB, in a little more than its 3 seconds.
+MOST_SENT, WINDOW = 2_700_000, 3.3
 # Bytes of text that may wait: what is printed beyond that is left out, and the cell says so.
 MOST_WAITING = 20_000_000
 # Bytes of a message beside its text.
@@ -38,13 +39,13 @@ class Outbox:
         self.waiting: collections.deque[Text | list[bytes]] = collections.deque()
         self.size = 0  # of all text that waits
         self.left_out = 0
-        self.room, self.filled_at = float(AT_ONCE), time.monotonic()
+        self.sent: collections.deque[tuple[float, int]] = collections.deque()  # in the window: when, and how many bytes
+        self.sent_size = 0
 
     def print(self, name: str, text: str) -> None:
         for start in range(0, len(text), LONGEST_PART):
             part = text[start : start + LONGEST_PART]
-            # A line end is written as two bytes.
-            size = len(part.encode(errors="replace")) + part.count("\n")
+            size = len(json.dumps(part, ensure_ascii=False).encode(errors="replace"))
             if self.size + size > MOST_WAITING:
                 self.left_out += size
                 continue
@@ -69,15 +70,17 @@ class Outbox:
     def flush(self, all_has_come: bool) -> bool:
         """Sends what may be sent now; returns whether all of it has been."""
         now = time.monotonic()
-        self.room = min(AT_ONCE, self.room + A_SECOND * (now - self.filled_at))
-        self.filled_at = now
+        while self.sent and now > self.sent[0][0] + WINDOW:
+            self.sent_size -= self.sent.popleft()[1]
         while self.waiting:
             item = self.waiting[0]
             if isinstance(item, Text):
                 may_grow = len(self.waiting) == 1 and not all_has_come and now < item.begun + JOINED
-                if may_grow or item.size + AROUND > self.room:
+                size = item.size + AROUND
+                if may_grow or self.sent_size + size > MOST_SENT:
                     return False
-                self.room -= item.size + AROUND
+                self.sent.append((now, size))
+                self.sent_size += size
                 self.size -= item.size
                 self.send_text(item.name, "".join(item.parts))
             else:
