@@ -20,7 +20,7 @@ pub trait Predictor {
     }
 
     /// Calls a function for each masked row of a batch, in their order, with the natural logarithm of the probability of each
-    /// token there `[vocab]`. There are never more rows than one in memory.
+    /// token there `[vocab]`. Only one such row is in memory at a time.
     ///
     /// # Errors
     /// When the batch does not fit.

@@ -145,7 +145,10 @@ impl State {
                     }
                     clock.lap(Operation::Mail);
                 }
-                _ if idle => *loss = 0.0,
+                _ if idle => {
+                    *loss = 0.0;
+                    scores.clear();
+                }
                 step => {
                     pass.encode(activations);
                     if step != Step::Encode {
