@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Guess: `AutoTokenizer` reads a tokenizer.json as it stands: how text is normalized, and how long a word may be, stands in it.
-# Found: with transformers 5.24.0 and tokenizers of its choice not in the directory of a BERT. Where the class is BertTokenizer,
+# Found: with transformers 5.24.0 not in the directory of a BERT. Where the class is BertTokenizer,
 #        as `"model_type": "bert"` alone makes it, only vocabulary, added tokens and post-processor are taken from the file. The
 #        normalizer is built anew from tokenizer_config.json, in lower case where that says nothing, and max_input_chars_per_word
 #        is 100. A cased tokenizer.json without settings beside it is read in lower case, and no word with a capital is known;

@@ -117,11 +117,7 @@ def check(page: Page, address: str) -> None:
 
 def check_view(page: Page, address: str) -> None:
     """The view of attention with its buttons, under a pointer, saved, as a page, and where scripts do not run."""
-    notebook = lab_08()
-    notebook.cells = [nbformat.v4.new_code_cell(source) for source in VIEW_CELLS]
-    nbformat.write(notebook, VIEW)
-    visit(page, address.format(VIEW.name), VIEW_CELLS[-1])
-    run_all(page)
+    run_notebook(page, address, VIEW, VIEW_CELLS)
     play(page, "in the notebook")
     page.screenshot(path=PICTURES / "view.png")
     save(page, VIEW)
@@ -140,11 +136,7 @@ def check_view(page: Page, address: str) -> None:
 
 def check_print(page: Page, address: str) -> None:
     """A cell that prints more than the server passes on: all of it arrives, and what follows."""
-    notebook = lab_08()
-    notebook.cells = [nbformat.v4.new_code_cell(source) for source in PRINT_CELLS]
-    nbformat.write(notebook, PRINTS)
-    visit(page, address.format(PRINTS.name), PRINT_CELLS[-1])
-    run_all(page)
+    run_notebook(page, address, PRINTS, PRINT_CELLS)
     page.locator(".jp-OutputArea-output", has_text="the next cell").wait_for(timeout=1000 * PATIENCE)
     save(page, PRINTS)
     _, prints, _ = nbformat.read(PRINTS, as_version=4).cells
@@ -227,6 +219,15 @@ def run_all(page: Page) -> None:
 def run_cell(page: Page, code: str) -> None:
     page.locator(".jp-CodeCell", has_text=code).locator(".cm-content").click()
     page.keyboard.press("Control+Enter")
+
+
+def run_notebook(page: Page, address: str, path: pathlib.Path, sources: list[str]) -> None:
+    """Writes a notebook of these cells, opens it and runs them."""
+    notebook = lab_08()
+    notebook.cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    nbformat.write(notebook, path)
+    visit(page, address.format(path.name), sources[-1])
+    run_all(page)
 
 
 def save(page: Page, notebook: pathlib.Path) -> None:

@@ -45,3 +45,21 @@ pub(crate) fn arch() -> Arch {
         (_, widest) => widest,
     }
 }
+
+/// What the terms of all values add up to, in f64 and in lanes, which the compiler turns into vectors where this is inlined into an
+/// operation that uses them.
+#[inline(always)]
+pub(crate) fn sum_of<T: Copy>(values: &[T], term: impl Fn(T) -> f64) -> f64 {
+    const LANES: usize = 16;
+    let mut lanes = [0f64; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane += term(value);
+        }
+    }
+    for (lane, &value) in lanes.iter_mut().zip(rest) {
+        *lane += term(value);
+    }
+    lanes.iter().sum()
+}

@@ -2,6 +2,7 @@
 //! in common.
 
 use candle_core::{DType, Device};
+use candle_nn::ops::log_softmax;
 
 use crate::error::Result;
 use crate::model::encoder::{Encoder, Mode, Score};
@@ -108,9 +109,8 @@ impl<E: Encoder + ?Sized> Predictor for E {
         let logits = self.logits(batch, Mode::Evaluate)?;
         for row in 0..logits.dim(0)? {
             // Metal has no f64, so the logits come to the CPU first.
-            let mut row: Vec<f64> = logits.get(row)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec1()?;
-            log_softmax(&mut row);
-            see(&row);
+            let row = logits.get(row)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?; // [vocab]
+            see(&log_softmax(&row, 0)?.to_vec1()?);
         }
         Ok(())
     }
@@ -118,10 +118,4 @@ impl<E: Encoder + ?Sized> Predictor for E {
     fn scores(&self, batch: &Batch) -> Result<Vec<Score>> {
         self.score(batch)
     }
-}
-
-fn log_softmax(row: &mut [f64]) {
-    let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let sum: f64 = row.iter().map(|logit| (logit - largest).exp()).sum();
-    row.iter_mut().for_each(|logit| *logit -= largest + sum.ln());
 }

@@ -13,7 +13,7 @@ use pulp::{Simd, with_simd};
 
 use crate::engine::vector;
 use crate::model::encoder::Score;
-use crate::vectors::arch;
+use crate::vectors::{arch, sum_of};
 
 /// The sum of the rows' losses; each row of logits becomes its gradient, times `share`: 1 / masked, when the mean over
 /// the masked rows of the whole batch is asked for.
@@ -50,7 +50,7 @@ pub(crate) fn scores_simd<'a, S: Simd>(simd: S, logits: &'a mut [f32], targets: 
         let best = z.iter().position(|&logit| logit == largest).unwrap_or(0) as u32;
         let above = z[target as usize] - largest;
         vector::exponentials(simd, z, 1.0, largest);
-        scores.push(Score { log_probability: f64::from(above) - vector::sum_f64(z).ln(), best });
+        scores.push(Score { log_probability: f64::from(above) - sum_of(z, f64::from).ln(), best });
     }
     scores
 }

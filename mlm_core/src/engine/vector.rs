@@ -40,20 +40,6 @@ pub(crate) fn sum<S: Simd>(simd: S, x: &[f32]) -> f32 {
     simd.reduce_sum_f32s(sums)
 }
 
-/// In f64, in lanes that the compiler turns into vectors.
-#[inline(always)]
-pub(crate) fn sum_f64(x: &[f32]) -> f64 {
-    const LANES: usize = 16;
-    let mut sums = [0f64; LANES];
-    let (chunks, rest) = x.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (sum, &x) in sums.iter_mut().zip(chunk) {
-            *sum += f64::from(x);
-        }
-    }
-    sums.iter().sum::<f64>() + rest.iter().map(|&x| f64::from(x)).sum::<f64>()
-}
-
 /// Σ x y.
 #[inline(always)]
 pub(crate) fn dot<S: Simd>(simd: S, x: &[f32], y: &[f32]) -> f32 {

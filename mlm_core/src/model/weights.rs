@@ -8,7 +8,7 @@ use pulp::{Simd, with_simd};
 
 use crate::error::{Error, Result};
 use crate::model::params::Table;
-use crate::vectors::arch;
+use crate::vectors::{arch, sum_of};
 
 /// Weights that can be trained: what [`crate::AdamW`] and [`crate::Gradients`] need to know of an [`crate::Encoder`]. Sealed:
 /// [`crate::Engine`] and [`crate::Reference`] are all that have it, and the types that it speaks of are the library's own.
@@ -96,21 +96,9 @@ impl Values {
     }
 }
 
-/// The sum of squares, in f64, in lanes that the compiler turns into vectors.
+/// The sum of squares.
 #[with_simd(squared_norm = arch())]
 #[inline(always)]
 pub(crate) fn squared_norm_simd<S: Simd, T: Copy + Into<f64>>(_simd: S, values: &[T]) -> f64 {
-    const LANES: usize = 16;
-    let mut lanes = [0f64; LANES];
-    let square = |value: T| -> f64 { value.into() * value.into() };
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane += square(value);
-        }
-    }
-    for (lane, &value) in lanes.iter_mut().zip(rest) {
-        *lane += square(value);
-    }
-    lanes.iter().sum()
+    sum_of(values, |value| value.into() * value.into())
 }

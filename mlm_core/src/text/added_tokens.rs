@@ -87,18 +87,17 @@ impl Settings {
                 settings.files.push((path, json));
             }
         }
-        let absent = |name: &str, expected: &str, is_absent: &dyn Fn(&Value) -> bool| match settings.get(name) {
-            Some((path, value)) if !is_absent(value) => Err(Error::content(path, name, expected, value)),
+        let expect = |name: &str, expected: &str, is_right: &dyn Fn(&Value) -> bool| match settings.get(name) {
+            Some((path, value)) if !is_right(value) => Err(Error::content(path, name, expected, value)),
             _ => Ok(()),
         };
-        absent("split_special_tokens", "false: a [MASK] in the text is the token", &|it| it != &json!(true))?;
-        absent("fast_tokenizer_files", "no other file than tokenizer.json", &|it| it == &json!(["tokenizer.json"]))?;
-        absent("auto_map", "no program of its own for the tokenizer", &|it| {
+        expect("split_special_tokens", "false: a [MASK] in the text is the token", &|it| it != &json!(true))?;
+        expect("fast_tokenizer_files", "no other file than tokenizer.json", &|it| it == &json!(["tokenizer.json"]))?;
+        expect("auto_map", "no program of its own for the tokenizer", &|it| {
             it.is_object() && it.get("AutoTokenizer").is_none_or(Value::is_null)
         })?;
-        for (name, token) in NAMED {
-            let right = |value: &Value| token.is_none_or(|token| content(value) == Some(token));
-            absent(name, &format!("{:?}", token.unwrap_or_default()), &right)?;
+        for (name, token) in NAMED.into_iter().filter_map(|(name, token)| Some((name, token?))) {
+            expect(name, &format!("{token:?}"), &|value| content(value) == Some(token))?;
         }
         Ok(settings)
     }

@@ -129,10 +129,10 @@ pub struct TrainingStep {
     pub epoch: Option<EpochRecord>,
 }
 
-/// A training that writes its state into a folder: after each epoch of more than 2 seconds, at its end, and whenever [`Training::save`] says so. Whatever ends
-/// the process, [`Training::resume`] goes on from the last state that was written, and the weights are at the end, to the
-/// last bit, those of a training that nothing had interrupted: initial weights, order and masks are functions of the seed, the
-/// epoch and the step.
+/// A training that writes its state into a folder: after each epoch of more than 2 seconds, at its end, and whenever
+/// [`Training::save`] says so. Whatever ends the process, [`Training::resume`] goes on from the last state that was written, and
+/// the weights are at the end, to the last bit, those of a training that nothing had interrupted: initial weights, order and
+/// masks are functions of the seed, the epoch and the step.
 ///
 /// The folder is at all times one that `transformers` loads, with the weights as they were last saved. Its `history.jsonl`
 /// is what [`History::load`] reads, and `checkpoints/` has the last two states.

@@ -19,8 +19,8 @@ const WEIGHTS: usize = 250_000;
 /// So many of the strongest weights, each with the token that it is for, where that is more: 1.2 MB.
 const STRONGEST: usize = 120_000;
 
-/// Shows what [`crate::plot::head_view`] draws, to play with: pick a layer and heads, point at a word to see only its lines and how much
-/// it looks at each other one, click to keep it. What it needs is in the figure, so it works wherever a notebook is shown
+/// Shows what [`crate::plot::head_view`] draws, to play with: pick a layer and heads, point at a word to see only its lines and
+/// how much it looks at each other one, click to keep it. What it needs is in the figure, so it works wherever a notebook is shown
 /// and in a page saved with [`Figure::save`], without a kernel and without the network. Where scripts do not run, as in a
 /// notebook that is not trusted, the drawing of the first layer is there instead. Of a long sentence in a large model only
 /// the tokens that each one looks at most are there, and the first layers; the figure says so.
