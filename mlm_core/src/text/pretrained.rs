@@ -12,7 +12,7 @@ use tokenizers::normalizers::BertNormalizer;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::text::added_tokens::{self, CONFIG, Class, Settings};
-use crate::text::tokenizer::{SPECIAL_TOKENS, Tokenizer, bert, failed};
+use crate::text::tokenizer::{SPECIAL_TOKENS, SpecialIds, Tokenizer, bert, failed};
 
 const JSON: &str = "tokenizer.json";
 const VOCAB: &str = "vocab.txt";
@@ -56,6 +56,7 @@ impl Tokenizer {
         let mut content = files::read_json(&json)?;
         let class = settings.class(true)?;
         let added = settings.added_tokens(class, Some((&json, &content)))?;
+        let frame = (class == Class::Backend).then(|| frame(&content["post_processor"]));
         let mut inner = match class {
             Class::Backend => from_json(&json, content)?,
             Class::Bert => {
@@ -66,10 +67,24 @@ impl Tokenizer {
             }
         };
         added_tokens::add(&mut inner, added)?;
-        if class == Class::Backend {
-            expect_frame(&mut inner, &json)?;
+        let tokenizer = Self::from_inner(inner, &json.display().to_string())?;
+        if let Some(frame) = frame {
+            tokenizer.expect_frame(frame.as_deref(), &json)?;
         }
-        Self::from_inner(inner, &json.display().to_string())
+        Ok(tokenizer)
+    }
+
+    /// Checks that what stood around a text, which is `None`, are the tokens that this library puts there: a model has seen one
+    /// or the other.
+    fn expect_frame(&self, frame: Option<&[Option<u32>]>, path: &Path) -> Result<()> {
+        let SpecialIds { cls, sep, .. } = self.special();
+        if frame == Some(&[Some(cls), None, Some(sep)]) {
+            return Ok(());
+        }
+        let name = |id: &Option<u32>| id.map_or("the text".to_owned(), |id| self.token(id));
+        let actual = frame.map(|frame| frame.iter().map(name).collect::<Vec<_>>().join(" "));
+        let expected = "[CLS] before a text and [SEP] after it (Tokenizer::from_file puts them there)";
+        Err(Error::content(path, "post_processor", expected, actual.as_deref().unwrap_or("something else")))
     }
 
     fn from_vocab_beside_settings(path: &Path) -> Result<Self> {
@@ -156,20 +171,68 @@ fn read_vocab(path: &Path) -> Result<WordPiece> {
     WordPiece::builder().vocab(vocab).build().map_err(|error| failed_in(path, error))
 }
 
-fn from_json(path: &Path, json: Value) -> Result<tokenizers::Tokenizer> {
+fn from_json(path: &Path, mut json: Value) -> Result<tokenizers::Tokenizer> {
+    // Another one takes its place; and with one whose tokens are not all there, the `tokenizers` crate panics.
+    json["post_processor"] = Value::Null;
+    for part in ["normalizer", "pre_tokenizer", "decoder"] {
+        expect_readable(path, part, &json[part])?;
+    }
     serde_json::from_value(json).map_err(|error| failed_in(path, error.into()))
 }
 
-/// Checks that a tokenizer puts BERT's tokens around a text, as this library will: a model has seen one or the other.
-fn expect_frame(inner: &mut tokenizers::Tokenizer, path: &Path) -> Result<()> {
-    inner.with_truncation(None).map_err(failed)?;
-    inner.with_padding(None);
-    let frame = inner.encode_fast("", true).map_err(failed)?;
-    if frame.get_tokens() != ["[CLS]", "[SEP]"] {
-        let expected = "[CLS] before a text and [SEP] after it (Tokenizer::from_file puts them there)";
-        return Err(Error::content(path, "post_processor", expected, format!("{:?}", frame.get_tokens())));
+/// Refuses what the `tokenizers` crate panics at, at once or once it reads a text with it.
+fn expect_readable(path: &Path, field: &str, part: &Value) -> Result<()> {
+    match part {
+        Value::Array(parts) => parts.iter().try_for_each(|part| expect_readable(path, field, part)),
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let expected = match name.as_str() {
+                    "precompiled_charsmap" => "none: SentencePiece's normalizer is not read here",
+                    "length" if *value == json!(0) => "at least 1",
+                    "stop" if *value != json!(0) => "0: nothing is taken from the end of a token",
+                    _ => {
+                        expect_readable(path, field, value)?;
+                        continue;
+                    }
+                };
+                let actual = if value.is_number() { value.to_string() } else { "one".to_owned() };
+                return Err(Error::content(path, &format!("{field}, {name}"), expected, actual));
+            }
+            Ok(())
+        }
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// The ids that a post-processor puts around a text, which is `None` among them; nothing, if it does something else.
+fn frame(processor: &Value) -> Option<Vec<Option<u32>>> {
+    let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
+    match processor["type"].as_str()? {
+        "BertProcessing" | "RobertaProcessing" => {
+            Some(vec![Some(id(&processor["cls"][1])?), None, Some(id(&processor["sep"][1])?)])
+        }
+        "TemplateProcessing" => {
+            let mut frame = Vec::new();
+            for piece in processor["single"].as_array()? {
+                if piece["Sequence"]["id"] == "A" {
+                    frame.push(None);
+                    continue;
+                }
+                let token = piece["SpecialToken"]["id"].as_str()?;
+                for token in processor["special_tokens"][token]["ids"].as_array()? {
+                    frame.push(Some(id(token)?));
+                }
+            }
+            Some(frame)
+        }
+        "ByteLevel" => Some(vec![None]),
+        // Each puts its ids around what those before it have made of the text.
+        "Sequence" => processor["processors"].as_array()?.iter().try_fold(vec![None], |inside, processor| {
+            let around = frame(processor)?.into_iter();
+            Some(around.flat_map(|id| if id.is_some() { vec![id] } else { inside.clone() }).collect())
+        }),
+        _ => None,
+    }
 }
 
 /// The vocabulary of a `tokenizer.json`; what else there is to know of its model is as in BERT.

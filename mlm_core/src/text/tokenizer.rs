@@ -237,7 +237,11 @@ impl Tokenizer {
     /// When the `tokenizers` crate fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         let SpecialIds { pad, cls, sep, .. } = self.special;
-        let text: Vec<u32> = ids.iter().copied().filter(|id| ![pad, cls, sep].contains(id)).collect();
+        let is_text = |&id: &u32| ![pad, cls, sep].contains(&id) && self.kind(id) != Kind::Missing;
+        let text: Vec<u32> = ids.iter().copied().filter(is_text).collect();
+        if text.is_empty() {
+            return Ok(String::new()); // not every decoder takes nothing
+        }
         let mut text = NormalizedString::from(self.inner.decode(&text, false).map_err(failed)?);
         Ok(text.nfc().get().to_owned())
     }

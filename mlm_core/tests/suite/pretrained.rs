@@ -425,6 +425,79 @@ fn a_vocabulary_may_have_blank_lines_and_duplicates_and_line_ends_of_windows() {
     assert_says(&error, &["vocab.txt", "line 1", "a byte order mark"]);
 }
 
+/// What puts [CLS] and [SEP] around a text may be written in several ways, and is only read: at a template whose tokens are not
+/// all there, the `tokenizers` crate panics when it is run.
+#[test]
+fn what_stands_around_a_text_is_read_however_it_is_written() {
+    let (dir, _, tokenizer) = saved();
+    let read = |processor: &Value| {
+        edit_json(&dir.path().join("tokenizer.json"), |json| json["post_processor"] = processor.clone());
+        Tokenizer::from_pretrained(&dir)
+    };
+    let SpecialIds { cls, sep, .. } = tokenizer.special();
+    let bert = json!({ "type": "BertProcessing", "cls": ["[CLS]", cls], "sep": ["[SEP]", sep] });
+    let roberta = json!({
+        "type": "RobertaProcessing", "cls": ["[CLS]", cls], "sep": ["[SEP]", sep], "trim_offsets": true,
+        "add_prefix_space": false,
+    });
+    let special = |id: &str| json!({ "SpecialToken": { "id": id, "type_id": 0 } });
+    let text = |id: &str| json!({ "Sequence": { "id": id, "type_id": 0 } });
+    let template = |single: &[Value]| {
+        let token = |name: &str, id: u32| json!({ "id": name, "ids": [id], "tokens": [name] });
+        let special_tokens = json!({ "[CLS]": token("[CLS]", cls), "end": token("[SEP]", sep) });
+        json!({ "type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": special_tokens })
+    };
+    let around = template(&[special("[CLS]"), text("A"), special("end")]);
+    let sequence = |processors: &[&Value]| json!({ "type": "Sequence", "processors": processors });
+    let bytes = json!({ "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true });
+    let after = template(&[text("A"), special("end")]);
+    let before = template(&[special("[CLS]"), text("A")]);
+    for processor in [&bert, &roberta, &around, &sequence(&[&bytes, &bert]), &sequence(&[&after, &before])] {
+        let ids = read(processor).unwrap().encode("he plays").unwrap();
+        assert_eq!(ids, tokenizer.encode("he plays").unwrap(), "{processor}");
+    }
+    for (processor, actual) in [
+        (&Value::Null, "something else"),
+        (&after, "the text [SEP]"),
+        (&bytes, "the text"),
+        (&sequence(&[&bert, &before]), "[CLS] [CLS] the text [SEP]"),
+        (&template(&[special("[CLS]"), text("A"), special("[SEP]")]), "something else"),
+        (&json!({ "type": "BertProcessing", "cls": ["[CLS]", sep], "sep": ["[SEP]", cls] }), "[SEP] the text [CLS]"),
+        (&template(&[special("[CLS]"), text("B"), special("end")]), "something else"),
+    ] {
+        let expected = format!("got {actual}");
+        assert_says(&message(read(processor)), &["tokenizer.json", "post_processor", "[CLS] before a text", &expected]);
+    }
+}
+
+/// The `tokenizers` crate panics at them when it loads them, or at the first text.
+#[test]
+fn parts_of_a_tokenizer_that_cannot_be_run_are_refused() {
+    let (dir, _, tokenizer) = saved();
+    let path = dir.path().join("tokenizer.json");
+    let original = fs::read(&path).unwrap();
+    let charsmap = json!({ "type": "Precompiled", "precompiled_charsmap": "AAAA" });
+    for (part, value, words) in [
+        (
+            "normalizer",
+            json!({ "type": "Sequence", "normalizers": [charsmap] }),
+            ["precompiled_charsmap", "none: SentencePiece"],
+        ),
+        ("pre_tokenizer", json!({ "type": "FixedLength", "length": 0 }), ["length", "at least 1, got 0"]),
+        ("decoder", json!({ "type": "Strip", "content": "a", "start": 0, "stop": 9 }), ["stop", "got 9"]),
+    ] {
+        edit_json(&path, |json| json[part] = value);
+        for error in [message(Tokenizer::from_file(&path)), message(Tokenizer::from_pretrained(&dir))] {
+            assert_says(&error, &["tokenizer.json", part, words[0], words[1]]);
+        }
+        fs::write(&path, &original).unwrap();
+    }
+    // This one cannot decode nothing, which is all that there is between [CLS] and [SEP].
+    edit_json(&path, |json| json["decoder"] = json!({ "type": "BPEDecoder", "suffix": "" }));
+    let read = Tokenizer::from_pretrained(&dir).unwrap();
+    assert_eq!(read.decode(&tokenizer.encode("").unwrap()).unwrap(), "");
+}
+
 #[test]
 fn a_tokenizer_that_is_larger_than_the_model_is_refused_with_both_sizes() {
     let (dir, params, _) = saved();
