@@ -149,6 +149,7 @@ def test_all_that_a_cell_prints_arrives_in_order_before_the_next_one(kernel, mac
 STOPPED = """\
 let lines = Corpus::from_file("../data/five_sentences.txt", Layout::Lines)?;
 let long = lines.repeat(1_000_000)?;
+let line = Corpus::from_lines([long.sentences().join(" ")])?;
 let tokenizer = Tokenizer::train(&lines, &TokenizerConfig::new(1000))?;
 let model = ModelConfig::new(tokenizer.vocab());
 let train = tokenizer.encode_corpus(&lines.repeat(200)?, 32)?.sequences;
@@ -165,6 +166,7 @@ LONG_CALLS = {
     "evaluate(&engine, &many)?;": r"evaluating: \d+ of 200000 batches, \d+ %, \d+ s left",
     "recovery(&engine, &tokenizer, &lines.repeat(40_000)?)?;": r"recovering: \d+ of 1320000 words, \d+ %, \d+ s left",
     "tokenizer.encode_corpus(&long, 32)?;": r"encoding: \d+ of 5000000 sentences, \d+ %, \d+ s left",
+    "tokenizer.encode_corpus(&line, 32)?;": r"encoding: \d+ of \d+ pieces of sentences, \d+ %, \d+ s left",
     "Tokenizer::train(&long, &TokenizerConfig::new(1000))?;": r"counting words: \d+ of 5000000 sentences, \d+ %, \d+ s left",
     "run.wait()?;": r"step \d+ of",
 }

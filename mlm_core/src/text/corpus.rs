@@ -9,6 +9,11 @@ use unicode_segmentation::UnicodeSegmentation;
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::kernel::ProgressLine;
+
+/// The length from which on a sentence is cut at the next space, in bytes: what the `tokenizers` crate makes of a text takes a
+/// hundred times its memory, and a line may be a whole book.
+const LONG: usize = 16_384;
 
 /// How a text file is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +101,23 @@ impl Corpus {
         self.sentences.len()
     }
 
+    /// The text in pieces to be read one by one, each with the index of its sentence: a sentence, or what it is cut into at
+    /// spaces, where `cut` allows that.
+    pub(crate) fn pieces(&self, cut: bool) -> impl Iterator<Item = (usize, &str)> {
+        let longest = if cut { LONG } else { usize::MAX };
+        self.sentences
+            .iter()
+            .enumerate()
+            .flat_map(move |(nth, text)| pieces(text, longest).map(move |text| (nth, text)))
+    }
+
+    /// A line that says how many of the [`Self::pieces`] are done.
+    pub(crate) fn progress(&self, doing: &'static str, cut: bool) -> ProgressLine {
+        let pieces = self.pieces(cut).count();
+        let unit = if pieces == self.len() { "sentences" } else { "pieces of sentences" };
+        ProgressLine::new(doing, pieces, unit)
+    }
+
     /// The corpus written `times` times, one after the other.
     ///
     /// # Errors
@@ -155,6 +177,17 @@ impl Corpus {
 fn paragraphs(text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     lines.split(|line| line.is_empty()).map(|paragraph| paragraph.join(" ")).collect()
+}
+
+/// A sentence, cut at the first space after each `longest` bytes.
+pub(crate) fn pieces(sentence: &str, longest: usize) -> impl Iterator<Item = &str> {
+    let mut rest = Some(sentence);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let space = text.as_bytes().iter().skip(longest).position(|&byte| byte == b' ').map(|at| longest + at);
+        rest = space.map(|space| &text[space + 1..]);
+        Some(&text[..space.unwrap_or(text.len())])
+    })
 }
 
 fn single_spaced(line: &str) -> String {

@@ -5,7 +5,6 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::kernel::ProgressLine;
 use crate::text::corpus::Corpus;
 use crate::text::tokenizer::Tokenizer;
 
@@ -47,17 +46,17 @@ impl Coverage {
     /// Of a corpus whose sentences have these ids.
     pub(crate) fn of(corpus: &Corpus, ids: &[Vec<u32>], tokenizer: &Tokenizer) -> Result<Self> {
         let unk = tokenizer.special().unk;
-        let mut coverage = Self::default();
-        let mut progress = ProgressLine::new("counting unknown words", corpus.len(), "sentences");
-        for (nth, (sentence, ids)) in corpus.sentences().iter().zip(ids).enumerate() {
+        let unknown: Vec<usize> = ids.iter().map(|ids| ids.iter().filter(|&&id| id == unk).count()).collect();
+        let mut coverage = Self { unknown: unknown.iter().sum(), ..Self::default() };
+        coverage.words = coverage.unknown + ids.iter().map(|ids| tokenizer.count_words(ids)).sum::<usize>();
+        let cut = tokenizer.reads_words();
+        let mut progress = corpus.progress("counting unknown words", cut);
+        for (nth, (sentence, text)) in corpus.pieces(cut).enumerate() {
             progress.at(nth)?;
-            let unknown = ids.iter().filter(|&&id| id == unk).count();
-            coverage.words += unknown + tokenizer.words(ids).len();
-            coverage.unknown += unknown;
-            if unknown > 0 {
-                coverage.too_long += tokenizer.too_long(sentence)?;
+            if unknown[sentence] > 0 {
+                coverage.too_long += tokenizer.too_long(text)?;
             }
-            let changes = tokenizer.changes(sentence)?;
+            let changes = tokenizer.changes(text)?;
             coverage.lowered += changes.lowered;
             coverage.stripped += changes.stripped;
             coverage.invisible += changes.invisible;

@@ -18,7 +18,6 @@ use tokenizers::{
 };
 
 use crate::error::{Error, Result};
-use crate::kernel::ProgressLine;
 use crate::text::corpus::Corpus;
 use crate::text::longest_match::LongestMatch;
 
@@ -31,8 +30,8 @@ pub(crate) const CONTINUATION: &str = "##";
 /// More ids than any vocabulary has: what a damaged file asks for.
 const MOST_IDS: usize = 1 << 24;
 
-/// How many sentences are encoded together: by all cores, and between two looks at the stop button.
-const ENCODED_TOGETHER: usize = 10_000;
+/// How much text is encoded together, in bytes: by all cores, and between two looks at the stop button.
+const ENCODED_TOGETHER: usize = 1 << 20;
 
 /// The ids of the special tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +77,8 @@ pub struct Tokenizer {
     kinds: Arc<[Kind]>,
     /// The added tokens that are looked for in the text as it stands, longer ones first.
     verbatim: Arc<[String]>,
+    /// Whether the ids of a text are those of its parts between spaces.
+    reads_words: bool,
 }
 
 /// A tokenizer of the `tokenizers` crate with a search of our own.
@@ -142,7 +143,11 @@ impl Tokenizer {
             .map_err(Error::Tokenizer)?;
         inner.with_post_processor(Some(template));
         let kinds = kinds(&inner, origin)?;
-        let added = inner.get_added_tokens_decoder().into_values();
+        let added: Vec<AddedToken> = inner.get_added_tokens_decoder().into_values().collect();
+        let reads_words = matches!(inner.get_normalizer(), None | Some(NormalizerWrapper::BertNormalizer(_)))
+            && matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::BertPreTokenizer(_)))
+            && !added.iter().any(|token| token.content.contains(char::is_whitespace));
+        let added = added.into_iter();
         let mut verbatim: Vec<String> = added.filter(|token| !token.normalized).map(|token| token.content).collect();
         verbatim.sort_by_key(|token| (std::cmp::Reverse(token.len()), token.clone()));
         let inner = TokenizerBuilder::new()
@@ -154,7 +159,7 @@ impl Tokenizer {
             .with_added_vocabulary(inner.get_added_vocabulary().clone())
             .build()
             .map_err(failed)?;
-        Ok(Self { inner, special, kinds, verbatim: verbatim.into() })
+        Ok(Self { inner, special, kinds, verbatim: verbatim.into(), reads_words })
     }
 
     /// What does the work.
@@ -211,16 +216,32 @@ impl Tokenizer {
 
     /// The ids of each sentence of a corpus, without `[CLS]` and `[SEP]`.
     pub(crate) fn encode_without_frame(&self, corpus: &Corpus) -> Result<Vec<Vec<u32>>> {
-        let mut encoded = Vec::with_capacity(corpus.len());
-        let mut progress = ProgressLine::new("encoding", corpus.len(), "sentences");
-        for sentences in corpus.sentences().chunks(ENCODED_TOGETHER) {
-            progress.at(encoded.len())?;
-            let inputs: Vec<&str> = sentences.iter().map(String::as_str).collect();
-            let encodings = self.inner.encode_batch_fast(inputs, false).map_err(failed)?;
-            encoded.extend(encodings.iter().map(|encoding| encoding.get_ids().to_vec()));
+        let mut encoded = vec![Vec::new(); corpus.len()];
+        let mut progress = corpus.progress("encoding", self.reads_words);
+        let mut pieces = corpus.pieces(self.reads_words).peekable();
+        let mut done = 0;
+        while pieces.peek().is_some() {
+            progress.at(done)?;
+            let mut bytes = 0;
+            let together = std::iter::from_fn(|| {
+                let piece = pieces.next_if(|_| bytes < ENCODED_TOGETHER)?;
+                bytes += piece.1.len();
+                Some(piece)
+            });
+            let (sentences, texts): (Vec<usize>, Vec<&str>) = together.unzip();
+            done += texts.len();
+            let encodings = self.inner.encode_batch_fast(texts, false).map_err(failed)?;
+            for (sentence, encoding) in sentences.into_iter().zip(encodings) {
+                encoded[sentence].extend_from_slice(encoding.get_ids());
+            }
         }
         progress.end();
         Ok(encoded)
+    }
+
+    /// Whether the ids of a text are those of its parts between spaces, so that it can be read in parts.
+    pub(crate) fn reads_words(&self) -> bool {
+        self.reads_words
     }
 
     /// As [`Self::encode`], with where each token stands in the text, in bytes; of `[CLS]` and `[SEP]`, nowhere.
@@ -299,15 +320,24 @@ impl Tokenizer {
     pub fn words(&self, ids: &[u32]) -> Vec<Range<usize>> {
         let mut words: Vec<Range<usize>> = Vec::new();
         for (position, &id) in ids.iter().enumerate() {
-            if self.is_special(id) {
-                continue;
-            }
-            match words.last_mut() {
-                Some(word) if word.end == position && self.continues_word(id) => word.end += 1,
-                _ => words.push(position..position + 1),
+            if self.begins_word(ids, position) {
+                words.push(position..position + 1);
+            } else if let Some(word) = words.last_mut().filter(|_| !self.is_special(id)) {
+                word.end += 1;
             }
         }
         words
+    }
+
+    /// How many [`Self::words`] there are.
+    pub(crate) fn count_words(&self, ids: &[u32]) -> usize {
+        (0..ids.len()).filter(|&position| self.begins_word(ids, position)).count()
+    }
+
+    fn begins_word(&self, ids: &[u32], position: usize) -> bool {
+        let id = ids[position];
+        let follows_no_piece = position == 0 || self.is_special(ids[position - 1]);
+        !self.is_special(id) && (follows_no_piece || !self.continues_word(id))
     }
 
     /// Whether a token continues the word before it (`##ing`).
@@ -371,4 +401,65 @@ pub(crate) fn words(
 
 pub(crate) fn failed(error: tokenizers::Error) -> Error {
     Error::Tokenizer(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::text::corpus::pieces;
+    use crate::text::tokenizer_config::TokenizerConfig;
+
+    /// A tokenizer with tokens that are looked for in all ways that there are.
+    fn with_added_tokens(config: &TokenizerConfig, more: &[&str]) -> Tokenizer {
+        let corpus = Corpus::from_lines(["ab aé ος σαΣ 中文 e\u{301} 한 ñandú, a.b"]).unwrap();
+        let trained = Tokenizer::train(&corpus, config).unwrap();
+        let ModelWrapper::WordPiece(model) = trained.inner.get_model().model().clone() else { unreachable!() };
+        let mut inner = bert(model, config.normalizer()).unwrap();
+        let token = |content: &str| AddedToken::from(content, false);
+        let added = [
+            token("é中").normalized(false),
+            token("Ab").normalized(true),
+            token("文中").normalized(true),
+            token("σ").single_word(true),
+            token("<l>").lstrip(true).normalized(false),
+            token("<r>").rstrip(true).normalized(true),
+        ];
+        inner.add_tokens(added.into_iter().chain(more.iter().copied().map(token))).unwrap();
+        Tokenizer::from_inner(inner, "the test").unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(1000), ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_text_may_be_read_in_pieces(
+            words in proptest::collection::vec("([abéσςΣ中文.]|e\u{301}|\u{301}|\u{200d}|\u{85}|<[lr]>|\\[MASK\\]|Ab|\\PC){1,6}", 1..20),
+            longest in 0usize..30,
+            cased: bool,
+        ) {
+            let config = if cased { TokenizerConfig::cased(200) } else { TokenizerConfig::new(200) };
+            let tokenizer = with_added_tokens(&config, &[]);
+            prop_assert!(tokenizer.reads_words());
+            let corpus = Corpus::from_lines([words.join(" ")]);
+            let Ok(corpus) = corpus else { return Ok(()) };
+            let text = &corpus.sentences()[0];
+            let pieces: Vec<&str> = pieces(text, longest).collect();
+            prop_assert_eq!(&pieces.join(" "), text);
+            let ids = |text: &str| tokenizer.inner.encode_fast(text, false).unwrap().get_ids().to_vec();
+            let of_pieces: Vec<u32> = pieces.iter().flat_map(|text| ids(text)).collect();
+            prop_assert_eq!(of_pieces, ids(text));
+            let sum = |count: &dyn Fn(&str) -> usize| pieces.iter().map(|text| count(text)).sum::<usize>();
+            let changes = tokenizer.changes(text).unwrap();
+            prop_assert_eq!(sum(&|text| tokenizer.changes(text).unwrap().lowered), changes.lowered);
+            prop_assert_eq!(sum(&|text| tokenizer.changes(text).unwrap().stripped), changes.stripped);
+            prop_assert_eq!(sum(&|text| tokenizer.changes(text).unwrap().invisible), changes.invisible);
+        }
+    }
+
+    #[test]
+    fn a_text_in_which_a_token_has_a_space_is_read_as_a_whole() {
+        assert!(!with_added_tokens(&TokenizerConfig::new(200), &["New York"]).reads_words());
+    }
 }

@@ -8,7 +8,7 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::{AddedToken, Trainer};
 
 use crate::error::{Error, Result};
-use crate::kernel::{ProgressLine, check_interrupt};
+use crate::kernel::check_interrupt;
 use crate::text::corpus::Corpus;
 use crate::text::tokenizer::{CONTINUATION, SPECIAL_TOKENS, Tokenizer, bert, failed, words};
 use crate::text::tokenizer_config::TokenizerConfig;
@@ -39,10 +39,10 @@ impl Tokenizer {
         let normalizer = config.normalizer();
         let mut too_long = 0;
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        let mut progress = ProgressLine::new("counting words", corpus.len(), "sentences");
-        for (nth, sentence) in corpus.sentences().iter().enumerate() {
+        let mut progress = corpus.progress("counting words", true);
+        for (nth, (_, text)) in corpus.pieces(true).enumerate() {
             progress.at(nth)?;
-            for word in words(sentence, Some(&normalizer), Some(&BertPreTokenizer))? {
+            for word in words(text, Some(&normalizer), Some(&BertPreTokenizer))? {
                 if word.chars().count() > max_word_length {
                     too_long += 1;
                 } else {

@@ -92,3 +92,22 @@ fn a_word_that_is_longer_than_the_model_is_cut() {
         assert_says(&message(tokenizer.encode_windows(&corpus, max_len)), &["max_len", "at least 3"]);
     }
 }
+
+/// It is read in pieces, of 16 kB each.
+#[test]
+fn a_line_as_long_as_a_book_gives_what_its_sentences_give() {
+    let sentences = ["he plays \u{3c9}", "She works!", "\u{e9}\u{4e2d} they play [MASK] e\u{301}", "words"];
+    let lines: Vec<&str> = sentences.into_iter().cycle().take(5000).collect();
+    let (lines, line) = (Corpus::from_lines(&lines).unwrap(), Corpus::from_lines([lines.join(" ")]).unwrap());
+    let config = TokenizerConfig::new(60);
+    let tokenizer = Tokenizer::train(&lines, &config).unwrap();
+    let of_line = Tokenizer::train(&line, &config).unwrap();
+    let all: Vec<u32> = (0..tokenizer.vocab() as u32).collect();
+    assert_eq!(of_line.tokens(&all), tokenizer.tokens(&all));
+    let [of_lines, of_line] = [&lines, &line].map(|corpus| tokenizer.encode_windows(corpus, 32).unwrap());
+    assert_eq!(of_line.sequences, of_lines.sequences);
+    assert_eq!(of_line.coverage, of_lines.coverage);
+    let ids = tokenizer.encode(&line.sentences()[0]).unwrap();
+    let whole = tokenizer.encode_corpus(&line, ids.len()).unwrap();
+    assert_eq!((whole.sequences.iter().next().unwrap(), whole.cut), (&ids, 0));
+}
