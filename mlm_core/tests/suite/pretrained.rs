@@ -523,46 +523,89 @@ fn a_tokenizer_that_is_larger_than_the_model_is_refused_with_both_sizes() {
     blank.check_fits(size).unwrap();
 }
 
+thread_local!(static SAVED: [TempDir; 4] = [saved().0, {
+    let (dir, _, tokenizer) = saved();
+    put_into_several_files(dir.path());
+    for (name, json) in [
+        ("added_tokens.json", json!({ "[ENT]": tokenizer.vocab() })),
+        ("special_tokens_map.json", json!({ "additional_special_tokens": ["[ENT]"] })),
+    ] {
+        fs::write(dir.path().join(name), json.to_string()).unwrap();
+    }
+    dir
+}, of_torch("today.bin"), of_torch("views.bin")]);
+
+/// The JSON files of [`SAVED`], and the others, each with the index of its directory.
+const JSONS: [(usize, &str); 7] = [
+    (0, "config.json"),
+    (0, "tokenizer.json"),
+    (0, "tokenizer_config.json"),
+    (1, "model.safetensors.index.json"),
+    (1, "tokenizer_config.json"),
+    (1, "added_tokens.json"),
+    (1, "special_tokens_map.json"),
+];
+const OTHERS: [(usize, &str); 5] = [
+    (0, "model.safetensors"),
+    (1, "model-1.safetensors"),
+    (1, "vocab.txt"),
+    (2, "pytorch_model.bin"),
+    (3, "pytorch_model.bin"),
+];
+
+/// Whatever has happened to a file, a loader gives what can be used or an error that names a file.
+fn refused_or_harmless(file: (usize, &str), damage: impl FnOnce(&[u8]) -> Vec<u8>) -> Result<(), TestCaseError> {
+    SAVED.with(|dirs| {
+        let dir = &dirs[file.0];
+        let path = dir.path().join(file.1);
+        let original = fs::read(&path).unwrap();
+        fs::write(&path, damage(&original)).unwrap();
+        let (params, tokenizer) = (Params::from_pretrained(dir), Tokenizer::from_pretrained(dir));
+        fs::write(&path, original).unwrap();
+        if let Ok(tokenizer) = &tokenizer {
+            let _ = tokenizer.encode("He [MASK] played").map(|ids| tokenizer.decode(&ids));
+            if let Ok(params) = &params {
+                let _ = Engine::new(params).and_then(|engine| fill_mask(&engine, tokenizer, "He [MASK] played", 5));
+            }
+        }
+        for error in [params.err(), tokenizer.err()].into_iter().flatten() {
+            let (error, folder) = (error.to_string(), dir.path().display().to_string());
+            prop_assert!(error.contains(&folder), "{error:?} does not name a file");
+        }
+        Ok(())
+    })
+}
+
+/// The JSON pointer to a place: at each level one of those that there are.
+fn place(json: &Value, way: &[prop::sample::Index]) -> String {
+    let (mut pointer, mut at) = (String::new(), json);
+    for index in way {
+        let names: Vec<String> = match at {
+            Value::Object(fields) => fields.keys().map(|name| name.replace('~', "~0").replace('/', "~1")).collect(),
+            Value::Array(values) => (0..values.len()).map(|nth| nth.to_string()).collect(),
+            _ => break,
+        };
+        if names.is_empty() {
+            break;
+        }
+        pointer = format!("{pointer}/{}", index.get(&names));
+        at = json.pointer(&pointer).unwrap();
+    }
+    pointer
+}
+
 proptest! {
     // For a longer run: PROPTEST_CASES=100000.
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(1000), ..ProptestConfig::default() })]
 
-    /// Whatever happens to a file on its way, a loader gives a model or an error that names a file.
     #[test]
     fn damaged_files_are_refused_or_harmless(
-        file in prop::sample::select(vec![
-            (0, "config.json"),
-            (0, "model.safetensors"),
-            (0, "tokenizer.json"),
-            (0, "tokenizer_config.json"),
-            (1, "model.safetensors.index.json"),
-            (1, "model-1.safetensors"),
-            (1, "vocab.txt"),
-            (1, "tokenizer_config.json"),
-            (1, "added_tokens.json"),
-            (1, "special_tokens_map.json"),
-            (2, "pytorch_model.bin"),
-            (3, "pytorch_model.bin"),
-        ]),
+        file in prop::sample::select([&JSONS[..], &OTHERS].concat()),
         flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         cut in proptest::option::of(any::<prop::sample::Index>()),
     ) {
-        thread_local!(static SAVED: [TempDir; 4] = [saved().0, {
-            let (dir, _, tokenizer) = saved();
-            put_into_several_files(dir.path());
-            for (name, json) in [
-                ("added_tokens.json", json!({ "[ENT]": tokenizer.vocab() })),
-                ("special_tokens_map.json", json!({ "additional_special_tokens": ["[ENT]"] })),
-            ] {
-                fs::write(dir.path().join(name), json.to_string()).unwrap();
-            }
-            dir
-        }, of_torch("today.bin"), of_torch("views.bin")]);
-        SAVED.with(|dirs| {
-            let dir = &dirs[file.0];
-            let path = dir.path().join(file.1);
-            let original = fs::read(&path).unwrap();
-            let mut bytes = original.clone();
+        refused_or_harmless(file, |original| {
+            let mut bytes = original.to_vec();
             for (at, byte) in flips {
                 // Near the start or near the end: an archive says at its end what is in it.
                 let (at, last) = (at.index(bytes.len().min(4096)), bytes.len() - 1);
@@ -571,18 +614,30 @@ proptest! {
             if let Some(cut) = cut {
                 bytes.truncate(cut.index(bytes.len()));
             }
-            fs::write(&path, bytes).unwrap();
-            let tokenizer = Tokenizer::from_pretrained(dir);
-            if let Ok(tokenizer) = &tokenizer {
-                let _ = tokenizer.encode("He [MASK] played").map(|ids| tokenizer.decode(&ids));
+            bytes
+        })?;
+    }
+
+    /// As someone may write it.
+    #[test]
+    fn files_that_say_something_odd_are_refused_or_harmless(
+        file in prop::sample::select(&JSONS[..]),
+        odd in proptest::collection::vec((
+            proptest::collection::vec(any::<prop::sample::Index>(), 1..6),
+            prop::sample::select(vec![
+                json!(null), json!(true), json!(false), json!(0), json!(1), json!(3), json!(-1), json!(0.5), json!(1e300),
+                json!(u32::MAX), json!(u64::MAX), json!(1u64 << 40), json!(""), json!(" "), json!("a"), json!("[CLS]"),
+                json!("##"), json!("BPE"), json!("WordLevel"), json!([]), json!({}), json!([0]), json!(["[MASK]"]), json!({ "content": "[X]" }),
+            ]),
+        ), 1..4),
+    ) {
+        refused_or_harmless(file, |original| {
+            let mut json: Value = serde_json::from_slice(original).unwrap();
+            for (way, value) in odd {
+                let place = place(&json, &way);
+                *json.pointer_mut(&place).unwrap() = value;
             }
-            let errors = [Params::from_pretrained(dir).err(), tokenizer.err()];
-            fs::write(&path, original).unwrap();
-            for error in errors.into_iter().flatten() {
-                let (error, folder) = (error.to_string(), dir.path().display().to_string());
-                prop_assert!(error.contains(&folder), "{error:?} does not name a file");
-            }
-            Ok(())
+            json.to_string().into_bytes()
         })?;
     }
 }
