@@ -20,6 +20,9 @@ const VOCAB: &str = "vocab.txt";
 /// The share of tokens with upper case of which on a vocabulary is not taken for one of lower case.
 const CASED: f64 = 0.1;
 
+/// More ids than any vocabulary has: what a damaged file asks for.
+const MOST_IDS: u64 = 1 << 24;
+
 impl Tokenizer {
     /// Loads a `vocab.txt` as BERT's releases have it: one token a line, its id the line number from 0. A blank line is no
     /// token, white space at the end of a line no part of one, and a token that comes twice has the last number, as in
@@ -177,7 +180,21 @@ fn from_json(path: &Path, mut json: Value) -> Result<tokenizers::Tokenizer> {
     for part in ["normalizer", "pre_tokenizer", "decoder"] {
         expect_readable(path, part, &json[part])?;
     }
+    expect_ids(path, &json["model"]["vocab"])?;
     serde_json::from_value(json).map_err(|error| failed_in(path, error.into()))
+}
+
+/// Refuses ids beyond those of any vocabulary. There is something for each below them; and the `tokenizers` crate adds to the
+/// largest one.
+fn expect_ids(path: &Path, vocab: &Value) -> Result<()> {
+    let ids = vocab.as_object().into_iter().flatten().filter_map(|(token, id)| Some((token, id.as_u64()?)));
+    match ids.max_by_key(|&(_, id)| id) {
+        Some((token, id)) if id >= MOST_IDS => {
+            let actual = format!("{id} for {token:?}");
+            Err(Error::content(path, "model, vocab", format!("ids below {MOST_IDS}"), actual))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses what the `tokenizers` crate panics at, at once or once it reads a text with it.
@@ -244,6 +261,7 @@ fn word_piece(path: &Path, model: Value) -> Result<WordPiece> {
     let Some(vocab @ Value::Object(_)) = model.get("vocab") else {
         return Err(Error::content(path, "model, vocab", "an object: of each token the id", "none"));
     };
+    expect_ids(path, vocab)?;
     let model = json!({
         "type": TYPE,
         "unk_token": "[UNK]",

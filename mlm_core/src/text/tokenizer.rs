@@ -27,9 +27,6 @@ pub const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MAS
 /// The mark of a piece that continues a word: `playing` may become `play` `##ing`.
 pub(crate) const CONTINUATION: &str = "##";
 
-/// More ids than any vocabulary has: what a damaged file asks for.
-const MOST_IDS: usize = 1 << 24;
-
 /// How much text is encoded together, in bytes: by all cores, and between two looks at the stop button.
 const ENCODED_TOGETHER: usize = 1 << 20;
 
@@ -142,7 +139,7 @@ impl Tokenizer {
             })
             .map_err(Error::Tokenizer)?;
         inner.with_post_processor(Some(template));
-        let kinds = kinds(&inner, origin)?;
+        let kinds = kinds(&inner);
         let added: Vec<AddedToken> = inner.get_added_tokens_decoder().into_values().collect();
         let reads_words = matches!(inner.get_normalizer(), None | Some(NormalizerWrapper::BertNormalizer(_)))
             && matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::BertPreTokenizer(_)))
@@ -355,13 +352,10 @@ pub(crate) fn bert(model: WordPiece, normalizer: BertNormalizer) -> Result<token
     Ok(inner)
 }
 
-fn kinds(inner: &tokenizers::Tokenizer, origin: &str) -> Result<Arc<[Kind]>> {
+fn kinds(inner: &tokenizers::Tokenizer) -> Arc<[Kind]> {
     let mut vocab = inner.get_vocab(true);
     vocab.remove(""); // a blank line of a vocab.txt
     let ids = vocab.values().max().map_or(0, |&id| id as usize + 1);
-    if ids > MOST_IDS {
-        return Err(Error::Tokenizer(format!("{origin}: expected ids below {MOST_IDS}, got {}", ids - 1)));
-    }
     let mut kinds = vec![Kind::Missing; ids];
     for (token, id) in vocab {
         kinds[id as usize] = if token.starts_with(CONTINUATION) { Kind::Continuation } else { Kind::Start };
@@ -372,7 +366,7 @@ fn kinds(inner: &tokenizers::Tokenizer, origin: &str) -> Result<Arc<[Kind]>> {
             *kind = Kind::Special;
         }
     }
-    Ok(kinds.into())
+    kinds.into()
 }
 
 /// How many characters a normalizer takes away.

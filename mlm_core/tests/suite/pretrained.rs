@@ -492,6 +492,17 @@ fn parts_of_a_tokenizer_that_cannot_be_run_are_refused() {
         }
         fs::write(&path, &original).unwrap();
     }
+    edit_json(&path, |json| {
+        json["model"]["vocab"]["[ENT]"] = json!(u32::MAX);
+        let added = json["added_tokens"].as_array_mut().unwrap();
+        let mut token = added[0].clone();
+        (token["id"], token["content"]) = (json!(u32::MAX), json!("[ENT]"));
+        added.push(token);
+    });
+    for error in [message(Tokenizer::from_file(&path)), message(Tokenizer::from_pretrained(&dir))] {
+        assert_says(&error, &["tokenizer.json", "model, vocab", "ids below 16777216, got 4294967295 for \"[ENT]\""]);
+    }
+    fs::write(&path, &original).unwrap();
     // This one cannot decode nothing, which is all that there is between [CLS] and [SEP].
     edit_json(&path, |json| json["decoder"] = json!({ "type": "BPEDecoder", "suffix": "" }));
     let read = Tokenizer::from_pretrained(&dir).unwrap();
