@@ -39,7 +39,8 @@ fn not_fetched(path: &Path) -> Error {
     Error::content(path, "the file", expected, "a Git LFS pointer to it")
 }
 
-/// A file of UTF-8 text, without a byte order mark; its lines end with a line feed.
+/// A file of UTF-8 text, without a byte order mark; its lines end with a line feed. Text in other encodings, whose bytes happen
+/// to be UTF-8, is none.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     let mut text = String::from_utf8(read(path)?).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
@@ -48,6 +49,13 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
     })?;
     if text.starts_with('\u{feff}') {
         text.remove(0);
+    }
+    let of_others = [("\0", "a NUL, as UTF-16 has it"), ("\u{1b}$", "an escape sequence, as ISO-2022-JP has it")];
+    for (sign, actual) in of_others {
+        if let Some((before, _)) = text.split_once(sign) {
+            let line = format!("line {}", 1 + before.matches('\n').count());
+            return Err(Error::content(path, &line, "text in UTF-8 (save the file so)", actual));
+        }
     }
     // As old Macs wrote text. Elsewhere a carriage return is white space.
     if !text.contains('\n') {

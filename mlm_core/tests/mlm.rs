@@ -249,6 +249,17 @@ fn the_lab_from_a_terminal() {
     let outcome: Value = serde_json::from_slice(&some.stdout).unwrap();
     assert_eq!((&outcome["texts"][0]["number"], some.status.code()), (&Value::from(1), Some(1)));
     assert_eq!(outcome["texts"][1]["masks"][0][0]["token"], "fox");
+    assert_eq!(outcome["texts"][1]["coverage"]["unknown_words"], 0);
+    assert!(!stderr(&some).contains("warning"), "{some:?}");
+    // Nor is one that is empty left out; and what the model does not see is said.
+    let some =
+        mlm(&["fill-mask", "--model", out, "--json", "", "\u{3b7} \u{3b3}\u{3b1}\u{3c4}\u{3b1} [MASK] fox", " "]);
+    let outcome: Value = serde_json::from_slice(&some.stdout).unwrap();
+    let has_error = |nth: usize| outcome["texts"][nth]["error"].is_string();
+    assert_eq!([has_error(0), has_error(1), has_error(2)], [true, false, true]);
+    assert_eq!(outcome["texts"][1]["coverage"]["unknown_words"], 2);
+    let warning = "warning: text 2: 2 of 3 words unknown (66.7 %), which the model does not see";
+    assert!(stderr(&some).contains(warning), "{some:?}");
 
     let (svg, png) = (path("loss.svg"), path("loss.png"));
     assert!(mlm(&["plot", out, out, "--out", &svg]).status.success());

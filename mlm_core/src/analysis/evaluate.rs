@@ -29,7 +29,7 @@ pub struct Evaluation {
 /// token weighs the same, whatever batch it is in.
 ///
 /// # Errors
-/// When there is no batch, or one does not fit the model.
+/// When there is no batch, or one does not fit the model; when the loss is no number, as that of a training that has diverged.
 pub fn evaluate(predictor: &(impl Predictor + ?Sized), batches: &[Batch]) -> Result<Evaluation> {
     let (mut loss, mut correct, mut masked) = (0.0, 0, 0);
     let mut progress = ProgressLine::new("evaluating", batches.len(), "batches");
@@ -45,7 +45,10 @@ pub fn evaluate(predictor: &(impl Predictor + ?Sized), batches: &[Batch]) -> Res
     if masked == 0 {
         return Err(Error::argument("batches", "at least one masked token", 0));
     }
-    let loss = loss / masked as f64;
+    let loss: f64 = loss / masked as f64;
+    if loss.is_nan() {
+        return Err(Error::argument("loss", "a number (its weights are too large to compute with)", loss));
+    }
     Ok(Evaluation { loss, perplexity: loss.exp(), accuracy: correct as f64 / masked as f64, masked })
 }
 

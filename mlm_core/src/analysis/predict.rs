@@ -6,6 +6,8 @@ use std::ops::Range;
 use crate::analysis::predictor::Predictor;
 use crate::error::{Error, Result};
 use crate::text::batch::Batch;
+use crate::text::corpus::Corpus;
+use crate::text::coverage::Coverage;
 use crate::text::tokenizer::{CONTINUATION, SpecialIds, Tokenizer};
 
 /// A token that may fill a gap.
@@ -28,6 +30,8 @@ pub struct FilledMask {
     pub filled: String,
     /// For each `[MASK]`, the most likely tokens, the best first; never empty.
     pub masks: Vec<Vec<Prediction>>,
+    /// How much of the text the model sees.
+    pub coverage: Coverage,
 }
 
 /// Predicts the token under every `[MASK]` of a text and returns the `top_k` most likely ones, but for those of probability
@@ -47,7 +51,7 @@ pub struct FilledMask {
 ///
 /// # Errors
 /// When the text has no `[MASK]`, has `[CLS]` or `[SEP]`, or is too long for the model; when `top_k` is 0, or the tokenizer has
-/// more tokens than the model.
+/// more tokens than the model; when the model computes something that is no number.
 pub fn fill_mask(
     predictor: &(impl Predictor + ?Sized),
     tokenizer: &Tokenizer,
@@ -89,10 +93,18 @@ pub fn fill_mask(
                 .collect(),
         );
     })?;
+    if masks.iter().flatten().any(|prediction| prediction.probability.is_nan()) {
+        return Err(Error::argument(
+            "predictor",
+            "probabilities (its weights are too large to compute with)",
+            f64::NAN,
+        ));
+    }
+    let coverage = Coverage::of(&Corpus::from_lines([text])?, std::slice::from_ref(&ids), tokenizer)?;
     let gaps = batch.masked_rows.iter().map(|&row| &places[row]);
     let filled = fill(text, gaps.zip(masks.iter().map(|predictions| predictions[0].token.as_str())));
     let filled = filled.ok_or_else(|| Error::Tokenizer("it does not say where the gaps of the text are".to_owned()))?;
-    Ok(FilledMask { text: text.to_owned(), filled, masks })
+    Ok(FilledMask { text: text.to_owned(), filled, masks, coverage })
 }
 
 /// A text with a token in each of its gaps, which stand where the ranges say, in bytes, but for white space around them; none,

@@ -152,8 +152,8 @@ impl Corpus {
             .collect();
         let distinct = classes.len();
         if distinct < 2 {
-            let expected = "at least 2 distinct sentences to split, of which a line is one (Layout::Prose, --layout prose, finds \
-                            those of running text)";
+            let expected = "at least 2 distinct sentences, one of them to be held back (--validation 0 holds none back; where a line \
+                            is running text, Layout::Prose, --layout prose, finds its sentences)";
             return Err(Error::argument("corpus", expected, distinct));
         }
         let held_out = ((distinct as f64 * validation).round() as usize).clamp(1, distinct - 1);

@@ -36,6 +36,8 @@ pub struct Coverage {
     /// Characters without a shape that are not read: control characters, and those that say how others are written, such as the
     /// joiners of Persian and of Hindi. BERT's tokenizers read none, cased ones neither.
     pub invisible: usize,
+    /// Other characters that no token stands for: what a `tokenizer.json` of another kind than BERT's says is not to be read.
+    pub left_out: usize,
 }
 
 /// The share of unknown words that is worth a warning: where each would cost twice as much as one of the others, the loss of
@@ -60,6 +62,7 @@ impl Coverage {
             coverage.lowered += changes.lowered;
             coverage.stripped += changes.stripped;
             coverage.invisible += changes.invisible;
+            coverage.left_out += changes.left_out;
         }
         progress.end();
         Ok(coverage)
@@ -70,10 +73,15 @@ impl Coverage {
         self.unknown as f64 / self.words.max(1) as f64
     }
 
-    /// What is to be said beside a loss over the text, if at least one word in a hundred is unknown: how many, and what to do.
+    /// What is to be said beside a loss over the text, if at least one word in a hundred is unknown, or something is left out:
+    /// how many, and what to do.
     pub fn warning(&self) -> Option<String> {
-        (self.unknown > 0 && self.unknown_share() >= WORTH_A_WARNING)
-            .then(|| format!("{self}, so that no loss speaks of them; {}", self.way_out()))
+        let way_out = match self.unknown_share() >= WORTH_A_WARNING {
+            true => self.way_out(),
+            false => "its tokenizer.json takes them away".to_owned(),
+        };
+        (self.unknown_share() >= WORTH_A_WARNING || self.left_out > 0)
+            .then(|| format!("{self}, so that no loss speaks of them; {way_out}"))
     }
 
     /// What to do about unknown words.
@@ -90,7 +98,11 @@ impl Coverage {
 
 impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { words, unknown, .. } = self;
-        write!(f, "{unknown} of {words} words unknown ({:.1} %)", 100.0 * self.unknown_share())
+        let Self { words, unknown, left_out, .. } = self;
+        write!(f, "{unknown} of {words} words unknown ({:.1} %)", 100.0 * self.unknown_share())?;
+        if *left_out > 0 {
+            write!(f, " and {left_out} characters left out")?;
+        }
+        Ok(())
     }
 }

@@ -170,6 +170,13 @@ fn read_vocab(path: &Path) -> Result<WordPiece> {
         let expected = "the first token (save the file as UTF-8 without a byte order mark)";
         return Err(Error::content(path, "line 1", expected, "a byte order mark"));
     }
+    for (nth, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
+        let line = line.trim_ascii_end();
+        if line.iter().any(|byte| b"\t\r".contains(byte)) {
+            let actual = format!("{:?}", String::from_utf8_lossy(line));
+            return Err(Error::content(path, &format!("line {}", nth + 1), "one token", actual));
+        }
+    }
     let vocab = WordPiece::read_bytes(&bytes).map_err(|error| failed_in(path, error))?;
     WordPiece::builder().vocab(vocab).build().map_err(|error| failed_in(path, error))
 }

@@ -13,8 +13,8 @@ use tokenizers::normalizers::{BertNormalizer, NormalizerWrapper};
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{
-    AddedToken, DecoderWrapper, NormalizedString, Normalizer, OffsetReferential, OffsetType, PostProcessorWrapper,
-    PreTokenizedString, PreTokenizer, PreTokenizerWrapper, TokenizerBuilder, TokenizerImpl,
+    AddedToken, DecoderWrapper, Model, NormalizedString, Normalizer, OffsetReferential, OffsetType,
+    PostProcessorWrapper, PreTokenizedString, PreTokenizer, PreTokenizerWrapper, TokenizerBuilder, TokenizerImpl,
 };
 
 use crate::error::{Error, Result};
@@ -74,6 +74,8 @@ pub struct Tokenizer {
     kinds: Arc<[Kind]>,
     /// The added tokens that are looked for in the text as it stands, longer ones first.
     verbatim: Arc<[String]>,
+    /// Whether it normalizes text and parts it into words as BERT does.
+    is_bert: bool,
     /// Whether the ids of a text are those of its parts between spaces.
     reads_words: bool,
 }
@@ -87,6 +89,7 @@ pub(crate) struct Changes {
     pub(crate) lowered: usize,
     pub(crate) stripped: usize,
     pub(crate) invisible: usize,
+    pub(crate) left_out: usize,
 }
 
 /// What the token of an id is.
@@ -110,6 +113,13 @@ impl fmt::Debug for Tokenizer {
 
 impl Tokenizer {
     pub(crate) fn from_inner(mut inner: tokenizers::Tokenizer, origin: &str) -> Result<Self> {
+        if let ModelWrapper::WordPiece(model) = inner.get_model()
+            && model.token_to_id(&model.unk_token).is_none()
+        {
+            let unknown = &model.unk_token;
+            let needed = "which stands for a word that it cannot spell";
+            return Err(Error::Tokenizer(format!("{origin}: the vocabulary has no token {unknown}, {needed}")));
+        }
         let id = |token: &str| {
             inner.token_to_id(token).ok_or_else(|| {
                 let needed = SPECIAL_TOKENS.join(" ");
@@ -141,9 +151,9 @@ impl Tokenizer {
         inner.with_post_processor(Some(template));
         let kinds = kinds(&inner);
         let added: Vec<AddedToken> = inner.get_added_tokens_decoder().into_values().collect();
-        let reads_words = matches!(inner.get_normalizer(), None | Some(NormalizerWrapper::BertNormalizer(_)))
-            && matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::BertPreTokenizer(_)))
-            && !added.iter().any(|token| token.content.contains(char::is_whitespace));
+        let is_bert = matches!(inner.get_normalizer(), None | Some(NormalizerWrapper::BertNormalizer(_)))
+            && matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::BertPreTokenizer(_)));
+        let reads_words = is_bert && !added.iter().any(|token| token.content.contains(char::is_whitespace));
         let added = added.into_iter();
         let mut verbatim: Vec<String> = added.filter(|token| !token.normalized).map(|token| token.content).collect();
         verbatim.sort_by_key(|token| (std::cmp::Reverse(token.len()), token.clone()));
@@ -156,7 +166,7 @@ impl Tokenizer {
             .with_added_vocabulary(inner.get_added_vocabulary().clone())
             .build()
             .map_err(failed)?;
-        Ok(Self { inner, special, kinds, verbatim: verbatim.into(), reads_words })
+        Ok(Self { inner, special, kinds, verbatim: verbatim.into(), is_bert, reads_words })
     }
 
     /// What does the work.
@@ -176,7 +186,8 @@ impl Tokenizer {
     pub fn check_fits(&self, vocab: usize) -> Result<()> {
         if self.vocab() > vocab {
             let expected = format!("at most {vocab} tokens, as many as the model knows");
-            return Err(Error::argument("tokenizer", expected, self.vocab()));
+            let last = self.token(self.vocab() as u32 - 1);
+            return Err(Error::argument("tokenizer", expected, format!("{}, the last of them {last:?}", self.vocab())));
         }
         Ok(())
     }
@@ -272,8 +283,22 @@ impl Tokenizer {
         Ok(words.iter().filter(|word| is_too_long(word)).count())
     }
 
-    /// What BERT's normalizer makes of a text's characters.
+    /// How many characters of a text no token stands for, but for white space.
+    fn left_out(&self, text: &str) -> Result<usize> {
+        let mut is_read = vec![false; text.len()];
+        for place in self.encode_with_places(text)?.1 {
+            is_read.get_mut(place).unwrap_or_default().fill(true);
+        }
+        let is_left_out =
+            |&(at, c): &(usize, char)| !c.is_whitespace() && !is_read[at..at + c.len_utf8()].contains(&true);
+        Ok(text.char_indices().filter(is_left_out).count())
+    }
+
+    /// What becomes of a text's characters: BERT's normalizer is asked; of another tokenizer only what it leaves out is known.
     pub(crate) fn changes(&self, text: &str) -> Result<Changes> {
+        if !self.is_bert {
+            return Ok(Changes { left_out: self.left_out(text)?, ..Changes::default() });
+        }
         let Some(NormalizerWrapper::BertNormalizer(normalizer)) = self.inner.get_normalizer() else {
             return Ok(Changes::default());
         };
@@ -295,7 +320,7 @@ impl Tokenizer {
         } else {
             0
         };
-        Ok(Changes { lowered, stripped, invisible })
+        Ok(Changes { lowered, stripped, invisible, left_out: 0 })
     }
 
     /// What the tokens of the ids are.

@@ -69,8 +69,10 @@ impl Tokenizer {
         pieces.extend(alphabet.iter().map(char::to_string));
         let inner: BTreeSet<char> = counts.keys().flat_map(|word| word.chars().skip(1)).collect();
         pieces.extend(inner.iter().map(|c| format!("{CONTINUATION}{c}")));
+        // More there cannot be: a merge takes two pieces of some word. The trainer makes room for as many as it is told.
+        let most = pieces.len() + counts.keys().map(|word| word.chars().count()).sum::<usize>();
         let mut trainer = WordPieceTrainer::builder()
-            .vocab_size(vocab)
+            .vocab_size(vocab.min(most))
             .min_frequency(0)
             .show_progress(false)
             .special_tokens(pieces.into_iter().map(|piece| AddedToken::from(piece, true)).collect())

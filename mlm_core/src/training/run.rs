@@ -400,11 +400,7 @@ impl Training {
         let mut rng = generator(self.seed, Draw::Masks, step);
         let batch = self.loader.batch(&self.order, nth, &self.masker, &mut rng).expect("a batch of the epoch")?;
         let dropout_seed = generator(self.seed, Draw::Dropout, step).random();
-        let loss = self.encoder.forward(&batch, Mode::Train { dropout_seed })?;
-        if !loss.is_finite() {
-            let expected = format!("a finite number at step {} (try a smaller learning rate)", step + 1);
-            return Err(Error::argument("loss", expected, loss));
-        }
+        let loss = expect_finite(step, self.encoder.forward(&batch, Mode::Train { dropout_seed })?)?;
         self.encoder.backward(&mut self.gradients)?;
         self.gradients.clip(MAX_NORM)?;
         self.optimizer.step(self.encoder.as_mut(), &self.gradients, lr)?;
@@ -412,6 +408,10 @@ impl Training {
         self.epoch.loss += loss;
         self.epoch.tokens += batch.tokens();
         self.epoch.seconds += start.elapsed().as_secs_f64();
+        if self.is_finished() {
+            // No other step will notice what this one has done.
+            expect_finite(step, self.encoder.forward(&batch, Mode::Evaluate)?)?;
+        }
         let is_last = nth + 1 == self.loader.batches();
         let record = if is_last { Some(self.end_epoch(epoch + 1)?) } else { None };
         self.seconds += start.elapsed().as_secs_f64();
@@ -504,6 +504,15 @@ fn generator(seed: u64, draw: Draw, nth: usize) -> StdRng {
         *bytes = number.to_le_bytes();
     }
     StdRng::from_seed(key)
+}
+
+/// The loss that is computed after so many steps, if it is one.
+fn expect_finite(steps: usize, loss: f64) -> Result<f64> {
+    if !loss.is_finite() {
+        let expected = format!("a finite number at step {} (try a smaller learning rate)", steps + 1);
+        return Err(Error::argument("loss", expected, loss));
+    }
+    Ok(loss)
 }
 
 /// What differs between two plans, in words.

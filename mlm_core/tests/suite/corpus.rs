@@ -40,6 +40,19 @@ fn a_carriage_return_ends_a_line_where_nothing_else_does() {
     assert_eq!(sentences(b"a stray\rone\nline two\r\n"), ["a stray one", "line two"]);
 }
 
+/// Their bytes happen to be UTF-8: UTF-16 without a byte order mark, and ISO-2022-JP.
+#[test]
+fn text_in_other_encodings_is_refused_with_the_line() {
+    let refused = |content: &[u8]| {
+        let (_folder, path) = file(content);
+        message(Corpus::from_file(&path, Layout::Lines))
+    };
+    let utf16: Vec<u8> =
+        "\u{92d}\u{93e}\u{930}\u{924} \u{90f}\u{915}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert_says(&refused(&utf16), &["line 1", "UTF-8", "a NUL, as UTF-16"]);
+    assert_says(&refused(b"one line\n\x1b$BF|K\\\x1b(B\n"), &["line 2", "UTF-8", "ISO-2022-JP"]);
+}
+
 #[test]
 fn prose_is_split_into_sentences() {
     let text =

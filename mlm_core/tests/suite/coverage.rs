@@ -51,6 +51,32 @@ fn what_the_tokenizer_makes_of_letters_is_counted() {
     }
 }
 
+/// By a `tokenizer.json` of another kind than BERT's.
+#[test]
+fn what_a_tokenizer_takes_away_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    pieces().unwrap().save(&path).unwrap();
+    let bert: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let coverage = |part: &str, value: serde_json::Value| {
+        let mut json = bert.clone();
+        json[part] = value;
+        std::fs::write(&path, json.to_string()).unwrap();
+        coverage(&Tokenizer::from_file(&path).unwrap(), &["he 1234 plays", "she [MASK], \u{e9}56 works!"])
+    };
+    let split = serde_json::json!({ "type": "Split", "pattern": { "Regex": "[0-9]+" }, "behavior": "Removed", "invert": false });
+    let words = serde_json::json!({ "type": "BertPreTokenizer" });
+    let removes = serde_json::json!({ "type": "Sequence", "pretokenizers": [split, words] });
+    let replaces = serde_json::json!({ "type": "Replace", "pattern": { "Regex": "[0-9]" }, "content": "" });
+    for removed in [coverage("pre_tokenizer", removes), coverage("normalizer", replaces)] {
+        assert_eq!((removed.words, removed.left_out), (7, 6));
+        assert_says(&removed.to_string(), &["of 7 words unknown", "and 6 characters left out"]);
+        assert!(removed.warning().is_some());
+    }
+    let spaces = coverage("pre_tokenizer", serde_json::json!({ "type": "WhitespaceSplit" }));
+    assert_eq!(spaces.left_out, 0);
+}
+
 #[test]
 fn one_unknown_word_in_a_hundred_is_worth_a_warning() {
     let warning = |known: usize| coverage(&pieces().unwrap(), &[&"play ".repeat(known), "\u{4e2d}"]).warning();

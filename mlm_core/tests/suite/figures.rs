@@ -2,8 +2,8 @@
 
 use mlm_core::candle_core::{DType, Device, Tensor};
 use mlm_core::{
-    Batch, Check, EpochRecord, Figure, FilledMask, History, PowerLaw, Prediction, Recovery, Treatment, WordRecovery,
-    markup, plot,
+    Batch, Check, Coverage, EpochRecord, Figure, FilledMask, History, PowerLaw, Prediction, Recovery, Treatment,
+    WordRecovery, markup, plot,
 };
 
 use crate::{assert_says, message, pieces};
@@ -310,7 +310,12 @@ fn token_text_is_escaped() {
     assert_says(&html, &[">[MASK]<", ">he<", ">!<", ">,<", "random token", "kept as it is"]);
 
     let prediction = Prediction { id: 7, token: "<script>alert(1)</script>".to_owned(), probability: 0.25 };
-    let filled = FilledMask { text: "a <b> [MASK]".to_owned(), filled: String::new(), masks: vec![vec![prediction]] };
+    let filled = FilledMask {
+        text: "a <b> [MASK]".to_owned(),
+        filled: String::new(),
+        masks: vec![vec![prediction]],
+        coverage: Coverage::default(),
+    };
     let html = markup::predictions(&filled).to_html();
     assert_says(&html, &["&lt;script&gt;", "a &lt;b&gt; [MASK]", "25.0 %"]);
     assert!(!html.contains("<script"));

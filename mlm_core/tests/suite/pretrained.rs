@@ -421,6 +421,9 @@ fn a_vocabulary_may_have_blank_lines_and_duplicates_and_line_ends_of_windows() {
     let masker = Masker::new(&tokenizer, masking).unwrap();
     let drawn = masker.mask(&[7; 1000], &mut seeded(0)).unwrap().input_ids;
     assert!(drawn.iter().all(|id| [7, 8].contains(id)), "only tokens are drawn");
+    let error = message(load("[PAD]\n[UNK]\t0\n[CLS]\n[SEP]\n[MASK]\nfox"));
+    assert_says(&error, &["vocab.txt", "line 2: expected one token, got", "[UNK]"]);
+    assert_says(&message(load("")), &["vocab.txt", "no token [UNK]"]);
     let error = message(load("\u{feff}[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nfox"));
     assert_says(&error, &["vocab.txt", "line 1", "a byte order mark"]);
 }
@@ -520,7 +523,8 @@ fn a_tokenizer_that_is_larger_than_the_model_is_refused_with_both_sizes() {
     let size = params.config().vocab;
     fs::write(&path, format!("{vocab}\nzebra")).unwrap();
     let larger = Tokenizer::from_pretrained(&dir).unwrap();
-    let [of_model, of_tokenizer] = [format!("at most {size} tokens"), format!("got {}", size + 1)];
+    let last = "the last of them \"zebra\"";
+    let [of_model, of_tokenizer] = [format!("at most {size} tokens"), format!("got {}, {last}", size + 1)];
     for error in [
         message(fill_mask(&engine, &larger, "he [MASK]", 1)),
         message(recovery(&engine, &larger, &corpus)),

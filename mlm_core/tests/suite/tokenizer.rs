@@ -57,6 +57,14 @@ fn the_same_corpus_gives_the_same_ids_in_every_process() {
 }
 
 #[test]
+fn a_vocabulary_that_may_be_of_any_size_has_what_the_text_has() {
+    let corpus = Corpus::from_lines(["he plays", "she replays"]).unwrap();
+    let sizes =
+        [1000, usize::MAX].map(|vocab| Tokenizer::train(&corpus, &TokenizerConfig::new(vocab)).unwrap().vocab());
+    assert_eq!(sizes[0], sizes[1]);
+}
+
+#[test]
 fn the_vocabulary_keeps_to_its_size() {
     let corpus = Corpus::from_lines(["abcdefghijklmnopqrstuvwxyz abc abc", "日本語 текст"]).unwrap();
     for size in [7, 8, 20, 50, 80] {

@@ -8,7 +8,7 @@ use mlm_core::*;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::{assert_says, five_sentences, message};
+use crate::{assert_says, five_sentences, message, seeded};
 
 const STEPS: usize = 12;
 
@@ -253,6 +253,34 @@ fn a_training_that_cannot_go_on_keeps_its_last_state() {
     };
     assert!(error.contains("smaller learning rate"), "{error}");
     assert!(Params::from_pretrained(folder.path()).is_ok());
+}
+
+/// Nothing after it would notice: no step, and no test.
+#[test]
+fn the_last_step_must_not_be_too_large_either() {
+    let mut plan = Plan::new();
+    plan.texts.validation = Sequences::default();
+    plan.config = TrainingConfig { epochs: 1, batch_size: 15, lr: 1e30, ..plan.config };
+    let folder = folder();
+    let mut training = plan.start(folder.path()).unwrap();
+    assert_eq!(training.steps(), 1);
+    assert_says(&message(training.step()), &["smaller learning rate"]);
+    assert!(Params::from_pretrained(folder.path()).is_ok());
+}
+
+#[test]
+fn a_model_that_computes_no_numbers_has_neither_a_loss_nor_answers() {
+    let plan = Plan::new();
+    let mut params = Params::init(&plan.model, &mut seeded(0)).unwrap();
+    let name = "bert.embeddings.word_embeddings.weight";
+    let large = vec![f32::MAX; params.get(name).unwrap().len()];
+    params.set(name, &large).unwrap();
+    let (engine, tokenizer) = (Engine::new(&params).unwrap(), &plan.texts.tokenizer);
+    let masker = Masker::new(tokenizer, Masking::default()).unwrap();
+    let loader = DataLoader::new(plan.texts.train.clone(), 4).unwrap();
+    let batches = loader.fixed(&masker, &mut seeded(0)).unwrap();
+    assert_says(&message(evaluate(&engine, &batches)), &["loss", "a number", "got NaN"]);
+    assert_says(&message(fill_mask(&engine, tokenizer, "the [MASK]", 5)), &["probabilities", "got NaN"]);
 }
 
 proptest! {

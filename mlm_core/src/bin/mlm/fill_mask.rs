@@ -7,6 +7,7 @@ use clap::Args;
 use mlm_core::*;
 use serde_json::{Value, json};
 
+use crate::text::coverage_json;
 use crate::{Failure, note, write};
 
 /// Fill every [MASK] of some texts.
@@ -31,18 +32,26 @@ impl FillMask {
     /// Answers each text when it has come; one that cannot be filled is said and holds up no other.
     pub(crate) fn run(&self) -> Result<String, Failure> {
         let tokenizer = Tokenizer::from_pretrained(&self.model)?;
-        let engine = Engine::with_threads(&Params::from_pretrained(&self.model)?, 1)?;
+        let params = Params::from_pretrained(&self.model)?;
+        tokenizer.check_fits(params.config().vocab)?;
+        let engine = Engine::with_threads(&params, 1)?;
+        let what = if self.texts.is_empty() { "line" } else { "text" };
         let (mut objects, mut failed) = (Vec::new(), 0);
         for (nth, text) in (1..).zip(self.texts()) {
             let text = text?;
-            if text.as_ref().is_ok_and(|text| text.trim().is_empty()) {
+            if self.texts.is_empty() && text.as_ref().is_ok_and(|text| text.trim().is_empty()) {
                 continue;
             }
             let filled = text.and_then(|text| fill_mask(&engine, &tokenizer, &text, self.top_k));
+            if let Ok(FilledMask { coverage, .. }) = &filled
+                && coverage.unknown + coverage.left_out > 0
+            {
+                note(&format!("warning: {what} {nth}: {coverage}, which the model does not see"));
+            }
             match &filled {
                 Err(error) => {
                     failed += 1;
-                    note(&format!("mlm: {} {nth}: {error}", if self.texts.is_empty() { "line" } else { "text" }));
+                    note(&format!("mlm: {what} {nth}: {error}"));
                 }
                 Ok(filled) if !self.json && !write(&answer(filled))? => return Ok(String::new()),
                 Ok(_) => {}
@@ -95,5 +104,6 @@ fn object(filled: FilledMask) -> Value {
         "text": filled.text,
         "filled": filled.filled,
         "masks": filled.masks.iter().map(predictions).collect::<Vec<_>>(),
+        "coverage": coverage_json(&filled.coverage),
     })
 }

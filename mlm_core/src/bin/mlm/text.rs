@@ -75,27 +75,41 @@ pub(crate) fn changes(&Coverage { lowered, stripped, invisible, .. }: &Coverage)
              (--keep-accents keeps them)"
             ),
         ),
-        (invisible, format!("left out: {invisible} characters without a shape, such as joiners")),
+        (
+            invisible,
+            format!("left out: {invisible} characters without a shape, such as joiners and control characters"),
+        ),
     ];
     let said: Vec<String> = said.into_iter().filter(|(count, _)| *count > 0).map(|(_, said)| said).collect();
     (!said.is_empty()).then(|| said.join("; "))
 }
 
-/// As [`counts`], for programs.
-pub(crate) fn counts_json(encoded: &EncodedCorpus) -> Value {
-    let EncodedCorpus { sequences, cut, skipped, coverage } = encoded;
+/// How much of a text is known, for programs.
+pub(crate) fn coverage_json(coverage: &Coverage) -> Value {
     json!({
-        "tokens": tokens(sequences),
-        "sequences": sequences.len(),
-        "sentences_cut": cut,
-        "sequences_left_out": skipped,
         "words": coverage.words,
         "unknown_words": coverage.unknown,
         "unknown_share": coverage.unknown_share(),
         "letters_lowered": coverage.lowered,
         "accents_left_out": coverage.stripped,
         "invisible_left_out": coverage.invisible,
+        "characters_left_out": coverage.left_out,
     })
+}
+
+/// As [`counts`], for programs.
+pub(crate) fn counts_json(encoded: &EncodedCorpus) -> Value {
+    let EncodedCorpus { sequences, cut, skipped, coverage } = encoded;
+    let mut counts = coverage_json(coverage);
+    for (name, count) in [
+        ("tokens", tokens(sequences)),
+        ("sequences", sequences.len()),
+        ("sentences_cut", *cut),
+        ("sequences_left_out", *skipped),
+    ] {
+        counts[name] = json!(count);
+    }
+    counts
 }
 
 /// What a perplexity is one of, where that is not the whole text.
