@@ -76,12 +76,14 @@ impl Coverage {
     /// What is to be said beside a loss over the text, if at least one word in a hundred is unknown, or something is left out:
     /// how many, and what to do.
     pub fn warning(&self) -> Option<String> {
-        let way_out = match self.unknown_share() >= WORTH_A_WARNING {
-            true => self.way_out(),
-            false => "its tokenizer.json takes them away".to_owned(),
+        let way_out = if self.unknown_share() >= WORTH_A_WARNING {
+            self.way_out()
+        } else if self.left_out > 0 {
+            "its tokenizer.json takes them away".to_owned()
+        } else {
+            return None;
         };
-        (self.unknown_share() >= WORTH_A_WARNING || self.left_out > 0)
-            .then(|| format!("{self}, so that no loss speaks of them; {way_out}"))
+        Some(format!("{self}, so that no loss speaks of them; {way_out}"))
     }
 
     /// What to do about unknown words.
