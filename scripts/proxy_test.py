@@ -169,9 +169,9 @@ def test_a_failed_cell_is_an_error_and_those_that_wait_are_not_run(ends):
     assert client.get_shell_msg(timeout=SECONDS)["content"]["status"] == "ok"
 
 
-def end_of(kernel, library, message, fence="fence", lines=("stdout", "stderr")):
+def end_of(kernel, library, message, cell="ok", fence="fence", lines=("stdout", "stderr")):
     """The cell ends."""
-    library.say(cell="ok", fence=fence)
+    library.say(cell=cell, fence=fence)
     for name in lines:
         kernel.publish(message, "stream", name=name, text=f"{fence}\n")
     kernel.answer(message, status="ok", execution_count=2)
@@ -337,10 +337,7 @@ def test_a_cell_that_loads_the_library_waits_until_it_has_connected(ends):
     kernel.answer(message, status="ok", execution_count=1)
     message = kernel.take()
     assert message["content"]["code"] == LOADS and library.hears() == "cell"
-    library.say(cell="failed", fence="f")
-    for name in ("stdout", "stderr"):
-        kernel.publish(message, "stream", name=name, text="f\n")
-    kernel.answer(message, status="ok", execution_count=2)
+    end_of(kernel, library, message, cell="failed")
     replies = [client.get_shell_msg(timeout=SECONDS)["content"]["status"] for _ in range(3)]
     assert replies == ["ok", "error", "aborted"]
     client.execute(LOADS)

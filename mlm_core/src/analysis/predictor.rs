@@ -1,11 +1,10 @@
 //! Takes masked batches, says how probable each token is in each gap: what a trained encoder, a baseline and the floor have
 //! in common.
 
-use candle_core::{DType, Device};
 use candle_nn::ops::log_softmax;
 
 use crate::error::Result;
-use crate::model::encoder::{Encoder, Mode, Score};
+use crate::model::encoder::{self, Encoder, Mode, Score};
 use crate::text::batch::{Batch, check_ids};
 
 /// What can be asked how probable a token is: each [`Encoder`], the baselines [`crate::Unigram`] and [`crate::Neighbours`],
@@ -108,9 +107,7 @@ impl<E: Encoder + ?Sized> Predictor for E {
     fn each_row(&self, batch: &Batch, see: &mut dyn FnMut(&[f64])) -> Result<()> {
         let logits = self.logits(batch, Mode::Evaluate)?;
         for row in 0..logits.dim(0)? {
-            // Metal has no f64, so the logits come to the CPU first.
-            let row = logits.get(row)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?; // [vocab]
-            see(&log_softmax(&row, 0)?.to_vec1()?);
+            see(&log_softmax(&encoder::row(&logits, row)?, 0)?.to_vec1()?);
         }
         Ok(())
     }

@@ -102,8 +102,8 @@ pub fn predictions(filled: &FilledMask) -> Figure {
         }
         html.push_str("</table>");
     }
-    if filled.coverage.unknown + filled.coverage.left_out > 0 {
-        let _ = write!(html, "<div style=\"margin: 4px 0\">{}, which the model does not see</div>", filled.coverage);
+    if let Some(unseen) = filled.coverage.unseen() {
+        let _ = write!(html, "<div style=\"margin: 4px 0\">{unseen}</div>");
     }
     Figure::html(html)
 }

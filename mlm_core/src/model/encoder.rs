@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
 use crate::error::Result;
 use crate::model::config::ModelConfig;
@@ -31,6 +31,11 @@ pub struct Score {
     pub log_probability: f64,
     /// The most likely token; of several, the first.
     pub best: u32,
+}
+
+/// A row of logits `[vocab]`, in f64. Metal has none, so that it comes to the CPU first.
+pub(crate) fn row(logits: &Tensor, nth: usize) -> Result<Tensor> {
+    Ok(logits.get(nth)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?)
 }
 
 /// What the layers make of a batch.

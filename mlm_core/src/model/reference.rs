@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::kernel::check_interrupt;
 use crate::model::config::ModelConfig;
 use crate::model::dropout::{RowDropout, Site};
-use crate::model::encoder::{Encoded, Encoder, Mode, Score};
+use crate::model::encoder::{self, Encoded, Encoder, Mode, Score};
 use crate::model::gradients::Gradients;
 use crate::model::memory::{self, describe};
 use crate::model::names::{self, LayerNames};
@@ -317,8 +317,7 @@ impl Encoder for Reference {
         self.config.check_targets(batch)?;
         let logits = self.logits(batch, Mode::Evaluate)?;
         let score = |(row, &target): (usize, &u32)| {
-            // Metal has no f64, so the logits come to the CPU first.
-            let logits = logits.get(row)?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?; // [vocab]
+            let logits = encoder::row(&logits, row)?;
             let log_probability = log_softmax(&logits, 0)?.get(target as usize)?.to_scalar()?;
             Ok(Score { log_probability, best: logits.argmax(0)?.to_scalar()? })
         };

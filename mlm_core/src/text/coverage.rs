@@ -86,6 +86,11 @@ impl Coverage {
         Some(format!("{self}, so that no loss speaks of them; {way_out}"))
     }
 
+    /// What is to be said beside what a model makes of the text: how much of it the model does not see, if there is anything.
+    pub fn unseen(&self) -> Option<String> {
+        (self.unknown + self.left_out > 0).then(|| format!("{self}, which the model does not see"))
+    }
+
     /// What to do about unknown words.
     pub(crate) fn way_out(&self) -> String {
         let larger = "a larger vocabulary, or one that is learned from such text, knows more";

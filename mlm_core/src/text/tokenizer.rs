@@ -154,8 +154,8 @@ impl Tokenizer {
         let is_bert = matches!(inner.get_normalizer(), None | Some(NormalizerWrapper::BertNormalizer(_)))
             && matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::BertPreTokenizer(_)));
         let reads_words = is_bert && !added.iter().any(|token| token.content.contains(char::is_whitespace));
-        let added = added.into_iter();
-        let mut verbatim: Vec<String> = added.filter(|token| !token.normalized).map(|token| token.content).collect();
+        let is_verbatim = |token: &AddedToken| !token.normalized;
+        let mut verbatim: Vec<String> = added.into_iter().filter(is_verbatim).map(|token| token.content).collect();
         verbatim.sort_by_key(|token| (std::cmp::Reverse(token.len()), token.clone()));
         let inner = TokenizerBuilder::new()
             .with_model(LongestMatch::new(inner.get_model().clone()))
@@ -313,10 +313,10 @@ impl Tokenizer {
             return Ok(Changes { lowered, invisible, ..Changes::default() });
         }
         let mut read = NormalizedString::from(text.as_str());
-        let invisible = left_out(&mut read, &BertNormalizer::new(normalizer.clean_text, false, Some(false), false))?;
+        let invisible = removed(&mut read, &BertNormalizer::new(normalizer.clean_text, false, Some(false), false))?;
         let stripped = if normalizer.strip_accents.unwrap_or(normalizer.lowercase) {
             read.nfd();
-            left_out(&mut read, &BertNormalizer::new(false, false, Some(true), false))?
+            removed(&mut read, &BertNormalizer::new(false, false, Some(true), false))?
         } else {
             0
         };
@@ -395,7 +395,7 @@ fn kinds(inner: &tokenizers::Tokenizer) -> Arc<[Kind]> {
 }
 
 /// How many characters a normalizer takes away.
-fn left_out(text: &mut NormalizedString, normalizer: &BertNormalizer) -> Result<usize> {
+fn removed(text: &mut NormalizedString, normalizer: &BertNormalizer) -> Result<usize> {
     let before = text.get().chars().count();
     normalizer.normalize(text).map_err(failed)?;
     Ok(before - text.get().chars().count())

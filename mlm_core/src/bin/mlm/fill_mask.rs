@@ -43,10 +43,8 @@ impl FillMask {
                 continue;
             }
             let filled = text.and_then(|text| fill_mask(&engine, &tokenizer, &text, self.top_k));
-            if let Ok(FilledMask { coverage, .. }) = &filled
-                && coverage.unknown + coverage.left_out > 0
-            {
-                note(&format!("warning: {what} {nth}: {coverage}, which the model does not see"));
+            if let Some(unseen) = filled.as_ref().ok().and_then(|filled| filled.coverage.unseen()) {
+                note(&format!("warning: {what} {nth}: {unseen}"));
             }
             match &filled {
                 Err(error) => {

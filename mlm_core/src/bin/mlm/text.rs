@@ -66,21 +66,17 @@ pub(crate) fn counts(encoded: &EncodedCorpus) -> String {
 }
 
 /// What the tokenizer has made of the letters, if anything.
-pub(crate) fn changes(&Coverage { lowered, stripped, invisible, .. }: &Coverage) -> Option<String> {
-    let said = [
-        (
-            lowered + stripped,
-            format!(
-                "read as lower case: {lowered} letters (--cased keeps them); left out: {stripped} accents and vowel signs \
+pub(crate) fn changes(Coverage { lowered, stripped, invisible, .. }: &Coverage) -> Option<String> {
+    let mut said = Vec::new();
+    if lowered + stripped > 0 {
+        said.push(format!(
+            "read as lower case: {lowered} letters (--cased keeps them); left out: {stripped} accents and vowel signs \
              (--keep-accents keeps them)"
-            ),
-        ),
-        (
-            invisible,
-            format!("left out: {invisible} characters without a shape, such as joiners and control characters"),
-        ),
-    ];
-    let said: Vec<String> = said.into_iter().filter(|(count, _)| *count > 0).map(|(_, said)| said).collect();
+        ));
+    }
+    if *invisible > 0 {
+        said.push(format!("left out: {invisible} characters without a shape, such as joiners and control characters"));
+    }
     (!said.is_empty()).then(|| said.join("; "))
 }
 
