@@ -22,7 +22,7 @@
 //! | in and out | `save_pretrained`, `from_pretrained` of [`Params`] and [`Tokenizer`]; `save`, `load` of [`History`] |
 //! | training | [`Gradients`], [`AdamW`], [`Schedule`], [`History`]; [`Training`], which can be interrupted; [`Run`], in the background |
 //! | what it has learned | [`evaluate`], [`recovery`], [`fill_mask`] |
-//! | what it could have learned | [`Baselines`]: [`Unigram`], [`Neighbours`], [`BayesFloor`] |
+//! | what it could have learned | [`Baselines`]: [`Unigram`], [`Neighbours`], [`BestNeighbours`], [`BayesFloor`] |
 //! | to look at | [`plot`], [`markup`], [`Figure`]; [`Run::live`] and [`live()`], which change |
 //! | exercises | [`Check`] |
 //!
@@ -86,6 +86,7 @@ mod training;
 mod figures;
 
 pub use analysis::baselines::Baselines;
+pub use analysis::best_neighbours::BestNeighbours;
 pub use analysis::counts::{Neighbours, Unigram};
 pub use analysis::evaluate::{Evaluation, Recovery, WordRecovery, evaluate, recovery};
 pub use analysis::floor::BayesFloor;

@@ -19,6 +19,9 @@ pub struct Baselines {
     pub unigram: Evaluation,
     /// Of [`Neighbours`], which sees the tokens beside a gap.
     pub neighbours: Evaluation,
+    /// Of [`crate::BestNeighbours`], which sees the same tokens and knows what has written the text, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_neighbours: Option<Evaluation>,
     /// Of [`BayesFloor`], where it is known what has written the text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<Evaluation>,
@@ -27,6 +30,9 @@ pub struct Baselines {
 impl fmt::Display for Baselines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "without a model: unigram {:.3}, neighbours {:.3}", self.unigram.loss, self.neighbours.loss)?;
+        if let Some(best) = &self.best_neighbours {
+            write!(f, ", neighbours at best {:.3}", best.loss)?;
+        }
         match &self.floor {
             Some(floor) => write!(f, ", floor {:.3}", floor.loss),
             None => Ok(()),
@@ -51,6 +57,7 @@ impl Baselines {
         Ok(Self {
             unigram: evaluate(&Unigram::fit(&sequences, masker)?, batches)?,
             neighbours: evaluate(&Neighbours::fit(&sequences, masker)?, batches)?,
+            best_neighbours: floor.map(|floor| evaluate(&floor.best_neighbours(), batches)).transpose()?,
             floor: floor.map(|floor| evaluate(floor, batches)).transpose()?,
         })
     }

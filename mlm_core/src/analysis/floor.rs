@@ -3,6 +3,7 @@
 
 use candle_core::{Device, Tensor};
 
+use crate::analysis::best_neighbours::BestNeighbours;
 use crate::analysis::inside::{Inside, inside};
 use crate::analysis::predictor::{Predictor, each_row_of_weights};
 use crate::error::{Error, Result};
@@ -110,6 +111,11 @@ impl BayesFloor {
             }
         }
         Ok(Tensor::from_vec(influence, (seq, seq), &Device::Cpu)?)
+    }
+
+    /// The best predictions that there can be from the two tokens beside a gap alone.
+    pub fn best_neighbours(&self) -> BestNeighbours {
+        BestNeighbours::new(&self.grammar, &self.ids, &self.masker)
     }
 
     /// For each position between `[CLS]` and `[SEP]` the probability of each token there, given what is seen elsewhere

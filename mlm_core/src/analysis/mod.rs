@@ -2,6 +2,7 @@
 
 pub(crate) mod predictor;
 
+pub(crate) mod best_neighbours;
 pub(crate) mod counts;
 pub(crate) mod inside;
 

@@ -245,10 +245,11 @@ impl Encoder for Engine {
         self.config.check(batch)?;
         let ModelConfig { d_model, heads, layers, .. } = self.config;
         let (sequences, seq) = (batch.sequences(), batch.longest());
-        // Of a padded token its hidden state, and whom it looks at in each head of each layer.
-        let each = heads.saturating_mul(layers).saturating_mul(seq).saturating_add(d_model);
+        // Of a padded token whom it looks at in each head of each layer, and its hidden states before, between and after them.
+        let states = d_model.saturating_mul(layers.saturating_add(1));
+        let each = heads.saturating_mul(layers).saturating_mul(seq).saturating_add(states);
         let state = self.run(Step::Encode, batch, mode, sequences.saturating_mul(seq).saturating_mul(each))?;
-        let mut hidden = vec![0f32; sequences * seq * d_model];
+        let mut hidden_states = vec![vec![0f32; sequences * seq * d_model]; layers + 1];
         let mut attention = vec![vec![0f32; sequences * heads * seq * seq]; layers];
         for worker in &state.workers {
             let Worker { activations, sequences, .. } = &*lock(worker);
@@ -256,8 +257,10 @@ impl Encoder for Engine {
             let each = share.each_attention(heads, Step::Encode.asked());
             for (sequence, Attended { keys, pairs, .. }) in sequences.clone().zip(each) {
                 let length = keys.len();
-                let from = &activations.hidden[layers][keys.start * d_model..keys.end * d_model];
-                hidden[sequence * seq * d_model..][..from.len()].copy_from_slice(from);
+                for (padded, kept) in hidden_states.iter_mut().zip(&activations.hidden) {
+                    let from = &kept[keys.start * d_model..keys.end * d_model];
+                    padded[sequence * seq * d_model..][..from.len()].copy_from_slice(from);
+                }
                 for (padded, kept) in attention.iter_mut().zip(&activations.layers) {
                     for (row, from) in kept.probabilities[pairs.clone()].chunks_exact(length).enumerate() {
                         let (head, query) = (row / length, row % length);
@@ -268,8 +271,10 @@ impl Encoder for Engine {
             }
         }
         let of_layer = |values| Ok(Tensor::from_vec(values, (sequences, heads, seq, seq), &Device::Cpu)?);
-        let hidden = Tensor::from_vec(hidden, (sequences * seq, d_model), &Device::Cpu)?;
-        Ok(Encoded { hidden, attention: attention.into_iter().map(of_layer).collect::<Result<_>>()? })
+        let after_layer = |values| Ok(Tensor::from_vec(values, (sequences * seq, d_model), &Device::Cpu)?);
+        let hidden_states: Vec<Tensor> = hidden_states.into_iter().map(after_layer).collect::<Result<_>>()?;
+        let attention = attention.into_iter().map(of_layer).collect::<Result<_>>()?;
+        Ok(Encoded { hidden: hidden_states[layers].clone(), hidden_states, attention })
     }
 }
 

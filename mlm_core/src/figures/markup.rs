@@ -115,7 +115,7 @@ pub fn gaps(runs: &[&History]) -> Figure {
         let _ = write!(html, "<td style=\"text-align: right; padding: 1px 8px\">{}</td>", encode_text(text));
     };
     let mut html = String::from("<table style=\"border-collapse: collapse\"><tr>");
-    for title in ["run", "unigram", "neighbours", "validation", "floor", "gap closed"] {
+    for title in ["run", "unigram", "neighbours", "at best", "validation", "floor", "gap closed"] {
         let _ = write!(html, "<th style=\"text-align: right; padding: 1px 8px\">{title}</th>");
     }
     html.push_str("</tr>");
@@ -127,6 +127,7 @@ pub fn gaps(runs: &[&History]) -> Figure {
         cell(&mut html, run.name());
         cell(&mut html, &loss(baselines.map(|baselines| baselines.unigram.loss)));
         cell(&mut html, &loss(baselines.map(|baselines| baselines.neighbours.loss)));
+        cell(&mut html, &loss(baselines.and_then(|baselines| Some(baselines.best_neighbours.as_ref()?.loss))));
         cell(&mut html, &loss(run.validation_loss()));
         cell(&mut html, &loss(baselines.and_then(|baselines| Some(baselines.floor.as_ref()?.loss))));
         cell(&mut html, &closed.unwrap_or_default());

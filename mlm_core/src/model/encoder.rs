@@ -43,6 +43,9 @@ pub(crate) fn row(logits: &Tensor, nth: usize) -> Result<Tensor> {
 pub struct Encoded {
     /// The last layer's output, for the padded rectangle written out line by line `[batch * seq, d_model]`.
     pub hidden: Tensor,
+    /// What goes into each layer, and at the end what comes out of the last one: `layers + 1` times as `hidden`. The first is
+    /// what the embeddings give.
+    pub hidden_states: Vec<Tensor>,
     /// Each layer's attention probabilities `[batch, heads, seq, seq]`: from a query (row) to the keys (columns).
     pub attention: Vec<Tensor>,
 }

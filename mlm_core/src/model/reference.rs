@@ -162,6 +162,7 @@ impl Reference {
         let zeros = Tensor::zeros((sequences, 1, 1, seq), self.dtype, &self.device)?;
         let bias = tokens.where_cond(&zeros, &(zeros.ones_like()? * f64::NEG_INFINITY)?)?; // [batch, 1, 1, seq]
         let mut attention = Vec::with_capacity(self.config.layers);
+        let mut hidden_states = vec![hidden.clone()];
         for layer in 0..self.config.layers {
             let names = LayerNames::new(layer);
             let probabilities = self.attention_probabilities(&hidden, &bias, &names)?; // [batch, heads, seq, seq]
@@ -176,8 +177,9 @@ impl Reference {
             let output = self.drop_hidden(&output, batch, Site::Output(layer), mode)?;
             hidden = self.layer_norm(&(hidden + output)?, &names.output_norm)?;
             attention.push(probabilities);
+            hidden_states.push(hidden.clone());
         }
-        Ok(Encoded { hidden, attention })
+        Ok(Encoded { hidden, hidden_states, attention })
     }
 
     /// `[batch, seq]` ids to `[batch * seq, d_model]`.

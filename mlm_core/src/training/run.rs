@@ -247,14 +247,8 @@ impl Training {
             return Err(Error::argument("vocab", expected, model.vocab));
         }
         let masker = Masker::new(tokenizer, masking.clone())?;
-        let test_masker = Masker::new(tokenizer, Masking::default())?;
         let loader = DataLoader::new(train.clone(), *batch_size)?;
-        let validation = if validation.is_empty() {
-            Vec::new()
-        } else {
-            let loader = DataLoader::new(validation.clone(), TEST_BATCH)?;
-            loader.fixed(&test_masker, &mut generator(*seed, Draw::Validation, 0))?
-        };
+        let validation = if validation.is_empty() { Vec::new() } else { texts.validation_batches(*seed)? };
         let steps = epochs.saturating_mul(loader.batches());
         let schedule = Schedule::new(*lr, (warmup * steps as f64).round() as usize, steps)?;
         let plan = json!({
@@ -326,7 +320,8 @@ impl Training {
                 if !training.validation.is_empty() {
                     let floor = |grammar| BayesFloor::new(grammar, tokenizer, Masking::default());
                     let floor = grammar.as_ref().map(floor).transpose()?;
-                    let baselines = Baselines::measure(train, &training.validation, &test_masker, floor.as_ref())?;
+                    let masker = Masker::new(tokenizer, Masking::default())?;
+                    let baselines = Baselines::measure(train, &training.validation, &masker, floor.as_ref())?;
                     training.history.set_baselines(baselines);
                     let untrained = training.validated(EpochRecord::default())?;
                     training.history.push(untrained)?;
@@ -481,6 +476,19 @@ impl Training {
     fn publish(&self, params: &Params) -> Result<()> {
         params.save_pretrained(&self.dir)?;
         if self.history.records().is_empty() { Ok(()) } else { self.history.save(&self.dir) }
+    }
+}
+
+impl Texts {
+    /// The validation sequences in batches of 32, masked as in BERT, as a training with this seed is tested on them after each
+    /// epoch: for whoever wants to measure something else on the same masks.
+    ///
+    /// # Errors
+    /// When there are no validation sequences.
+    pub fn validation_batches(&self, seed: u64) -> Result<Vec<Batch>> {
+        let masker = Masker::new(&self.tokenizer, Masking::default())?;
+        let loader = DataLoader::new(self.validation.clone(), TEST_BATCH)?;
+        loader.fixed(&masker, &mut generator(seed, Draw::Validation, 0))
     }
 }
 

@@ -96,8 +96,15 @@ fn logits_hidden_states_and_attention_equal_the_reference() {
         let seq = batch.longest();
         for (sequence, ends) in batch.offsets.windows(2).enumerate() {
             let length = ends[1] - ends[0];
-            let hidden = |encoded: &Encoded| flat(&encoded.hidden.narrow(0, sequence * seq, length).unwrap());
-            assert_close("hidden", &hidden(&ours), &hidden(&theirs), 1.0, 1e-4);
+            let rows = |hidden: &Tensor| flat(&hidden.narrow(0, sequence * seq, length).unwrap());
+            assert_close("hidden", &rows(&ours.hidden), &rows(&theirs.hidden), 1.0, 1e-4);
+            assert_eq!(
+                (ours.hidden_states.len(), theirs.hidden_states.len()),
+                (params.config().layers + 1, params.config().layers + 1)
+            );
+            for (ours, theirs) in ours.hidden_states.iter().zip(&theirs.hidden_states) {
+                assert_close("hidden states", &rows(ours), &rows(theirs), 1.0, 1e-4);
+            }
             for (ours, theirs) in ours.attention.iter().zip(&theirs.attention) {
                 assert_eq!(ours.dims(), theirs.dims());
                 let queries = |layer: &Tensor| flat(&layer.get(sequence).unwrap().narrow(1, 0, length).unwrap());

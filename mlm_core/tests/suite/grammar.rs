@@ -256,7 +256,7 @@ fn a_training_keeps_the_baselines_and_its_figures_show_them() {
     let sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences;
     let (train, validation) = (sequences[..32].to_vec().into(), sequences[32..].to_vec().into());
     let model = ModelConfig { d_model: 8, heads: 2, ..ModelConfig::new(tokenizer.vocab()) };
-    let texts = Texts { tokenizer, train, validation, grammar: Some(grammar) };
+    let texts = Texts { tokenizer, train, validation, grammar: Some(grammar.clone()) };
     let back_end = BackEnd::Engine(EngineConfig { threads: 1, ..EngineConfig::default() });
     let dir = tempfile::tempdir().unwrap();
     let run = |masking| {
@@ -267,10 +267,19 @@ fn a_training_keeps_the_baselines_and_its_figures_show_them() {
     let begun = run(Masking::always_mask());
     let baselines = begun.baselines().unwrap();
     let floor = baselines.floor.as_ref().unwrap();
+    let best = baselines.best_neighbours.as_ref().unwrap();
     assert!(floor.loss < baselines.neighbours.loss && baselines.neighbours.loss < baselines.unigram.loss);
+    assert!(floor.loss <= best.loss && best.loss < baselines.neighbours.loss);
     assert_eq!(baselines.gap_closed(floor.loss), Some(1.0));
     assert_eq!(baselines.gap_closed(baselines.neighbours.loss), Some(0.0));
     assert_eq!(run(Masking::always_mask()), begun, "after an interruption");
+
+    // Whoever measures on the same masks finds the same.
+    let on_these = evaluate(
+        &BayesFloor::new(&grammar, &texts.tokenizer, Masking::default()).unwrap(),
+        &texts.validation_batches(0).unwrap(),
+    );
+    assert_eq!(on_these.unwrap(), *floor);
 
     // A text that is gone through twice says no more.
     let (train, masker) = (&texts.train, Masker::new(&texts.tokenizer, Masking::default()).unwrap());
@@ -286,6 +295,30 @@ fn a_training_keeps_the_baselines_and_its_figures_show_them() {
     // Tested on the same masks, however it is masked in training.
     fs::remove_dir_all(dir.path()).unwrap();
     assert_eq!(run(Masking { rate: 0.4, ..Masking::default() }), begun);
+}
+
+/// Where a sentence has two words, the neighbours of a gap and its own place are all that there is to see.
+#[test]
+fn the_best_that_two_neighbours_say_is_the_floor_where_there_is_nothing_else() {
+    let grammar = Grammar::parse(
+        "feature F: a b\ns: {left F} {right F} | 2 m other | o {right F}\nleft a: l | 2 m\nleft b: m\nright a: o | 3 r\nright b: 2 r | o",
+    )
+    .unwrap();
+    let corpus = Corpus::from_lines((0..400).map(|nth| grammar.sentence(&mut seeded(nth)))).unwrap();
+    let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000)).unwrap();
+    for masking in [Masking::always_mask(), Masking { rate: 0.5, ..Masking::default() }] {
+        let floor = BayesFloor::new(&grammar, &tokenizer, masking.clone()).unwrap();
+        let masker = Masker::new(&tokenizer, masking).unwrap();
+        let sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences;
+        for batch in DataLoader::new(sequences, 8).unwrap().fixed(&masker, &mut seeded(1)).unwrap() {
+            let (exact, best) = (floor.log_probabilities(&batch), floor.best_neighbours().log_probabilities(&batch));
+            for (exact, best) in exact.unwrap().rows().zip(best.unwrap().rows()) {
+                for (exact, best) in exact.iter().zip(best) {
+                    assert!(exact == best || (exact.exp() - best.exp()).abs() < 1e-12, "{exact} {best}");
+                }
+            }
+        }
+    }
 }
 
 /// The divergence of the predictions of one gap, when another word can be seen and when it cannot.

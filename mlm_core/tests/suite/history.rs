@@ -23,11 +23,11 @@ proptest! {
     fn what_is_saved_is_loaded_to_the_last_bit(
         name in "\\PC*",
         measured in vec((of(0.0f64..20.0), of(0.0f64..20.0), of(0.0f64..1.0), of(0.0f64..1e9)), 1..8),
-        baselines in of((an_evaluation(), an_evaluation(), of(an_evaluation()))),
+        baselines in of((an_evaluation(), an_evaluation(), of(an_evaluation()), of(an_evaluation()))),
     ) {
         let mut history = History::new(name);
-        if let Some((unigram, neighbours, floor)) = baselines {
-            history.set_baselines(Baselines { unigram, neighbours, floor });
+        if let Some((unigram, neighbours, best_neighbours, floor)) = baselines {
+            history.set_baselines(Baselines { unigram, neighbours, best_neighbours, floor });
         }
         for (epoch, measured) in measured.into_iter().enumerate() {
             let (train_loss, validation_loss, masked_accuracy, tokens_per_second) = measured;

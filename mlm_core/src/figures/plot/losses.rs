@@ -17,8 +17,12 @@ use crate::training::history::{EpochRecord, History};
 use crate::training::progress::RunProgress;
 
 /// Colour, dash and space of the lines of baselines: the more is known, the darker and closer.
-const RULES: [(RGBColor, u32, u32); 3] =
-    [(RGBColor(140, 149, 159), 2, 6), (RGBColor(101, 109, 118), 2, 4), (RGBColor(36, 41, 47), 2, 2)];
+const RULES: [(RGBColor, u32, u32); 4] = [
+    (RGBColor(140, 149, 159), 2, 6),
+    (RGBColor(101, 109, 118), 2, 4),
+    (RGBColor(101, 109, 118), 6, 4),
+    (RGBColor(36, 41, 47), 2, 2),
+];
 
 /// Draws the loss of one or several runs over their epochs: training as a line, validation dashed, in nats per masked
 /// token; and as dotted lines the [`Baselines`] of the first run that has them.
@@ -253,9 +257,13 @@ type Rule = (&'static str, f64, (RGBColor, u32, u32));
 
 fn rules(baselines: Option<&Baselines>) -> Vec<Rule> {
     let Some(baselines) = baselines else { return Vec::new() };
-    let [unigram, neighbours] = [&baselines.unigram, &baselines.neighbours].map(|of| of.loss);
-    let floor = baselines.floor.as_ref().map(|floor| ("floor", floor.loss, RULES[2]));
-    [("unigram", unigram, RULES[0]), ("neighbours", neighbours, RULES[1])].into_iter().chain(floor).collect()
+    let all = [
+        ("unigram", Some(&baselines.unigram)),
+        ("neighbours", Some(&baselines.neighbours)),
+        ("neighbours at best", baselines.best_neighbours.as_ref()),
+        ("floor", baselines.floor.as_ref()),
+    ];
+    all.into_iter().zip(RULES).filter_map(|((name, of), look)| Some((name, of?.loss, look))).collect()
 }
 
 fn draw_rules(chart: &mut Chart<'_, '_>, rules: &[Rule], xs: Range<usize>) -> Result<()> {
