@@ -123,8 +123,11 @@ def test_lines_are_compared_by_their_numbers():
 @of(*NOTEBOOKS)
 def test_committed_notebook_is_short_and_has_its_outputs(path, executed):
     cells = code_cells(nbformat.read(path, as_version=4))
-    assert len([cell for cell in cells if not is_exercise(cell)]) <= 32
-    assert [len(cell.source.splitlines()) for cell in cells if len(cell.source.splitlines()) > 15] == []
+    # What is done with heads and with vectors needs a few cells more.
+    assert len([cell for cell in cells if not is_exercise(cell)]) <= (38 if path == LAB_09 else 32)
+    lines = [(cell.source.splitlines(), 18 if is_exercise(cell) else 15) for cell in cells]
+    assert [source[0] for source, most in lines if len(source) > most] == []
+    assert [line for source, _ in lines for line in source if len(line) > 100] == [], "it would run out of the page"
     assert all(cell.execution_count for cell in cells), "run scripts/lab --execute --write"
     assert not [out for cell in cells for out in cell.outputs if out.output_type == "error"]
     assert not [cell.source for cell in cells if "()" in shown(cell)], "a loop at the end of a cell needs a semicolon"
@@ -164,17 +167,59 @@ def test_notebook_08_recovers_every_word_and_shows_its_figures(executed):
     assert "conditions" in str(live.outputs)
 
 
+def heat_maps(cell):
+    """The tables that a cell has drawn: for each row its numbers."""
+    maps = []
+    for said in shown(cell):
+        if said.startswith("Heat map"):
+            rows = said.rsplit(": ", 1)[1].removesuffix(".")
+            maps.append([[float(number) for number in re.findall(r"(?<= )(?:-?\d+\.\d+|NaN)", row)] for row in rows.split(";")])
+    return maps
+
+
+def without_exercises(executed, text):
+    """The one cell that is no exercise and has this text."""
+    (cell,) = [cell for cell in executed if text in cell.source and not is_exercise(cell)]
+    return cell
+
+
 @of(LAB_09)
 def test_notebook_09_finds_the_answers_and_what_each_head_costs(executed):
     bars = [" ".join(shown(cell)) for cell in executed if "plot::bars" in cell.source and not is_exercise(cell)]
-    found, costs, layers, methods = ([float(number) for number in re.findall(r" ([\d.]+)(?:;|\.$)", said)] for said in bars)
+    found, by_length, methods = ([float(number) for number in re.findall(r" ([\d.]+)(?:;|\.$)", said)] for said in bars)
     *heads, distance = found
     assert len(heads) == 8 and max(heads[:4]) < distance < 25 and max(heads[4:]) > 60
-    assert len(methods) == 3 and min(methods) > 60
-    for *alone, together in (costs[:5], costs[5:]):
-        assert 0 < sum(alone) < together / 2
-    assert layers[0] > layers[1] > 0.3
-    assert costs[1] > 2 * costs[0], "the word after is missed more than the word before"
+    assert by_length[::2] == heads[4:] and all(abs(a - b) < 10 for a, b in zip(by_length[::2], by_length[1::2], strict=True))
+    assert len(methods) == 3 and min(methods) > 35
+
+    said = " ".join(shown(without_exercises(executed, "evaluate(floor, test)")))
+    between = [float(number) for number in re.findall(r"between them ([\d.]+)", said)]
+    costs_cell = without_exercises(executed, "let mut costs")
+    (costs,) = heat_maps(costs_cell)
+    zeros, mean, far_zeros, far_mean = zip(*costs, strict=True)
+    for costs_of in (zeros, mean):
+        assert costs_of[1] > 5 * costs_of[0] > 0, "the word after is missed more than the word before"
+    assert 0.7 < mean[1] / zeros[1] < 0.95
+    assert all(abs(a - b) < 0.06 for a, b in zip(far_zeros[4:] + zeros[4:], far_mean[4:] + mean[4:], strict=True))
+    assert max(far_mean[:4]) < 0.1 and max(far_mean[4:]) > between[1]
+    together = [[float(number) for number in re.findall(r"\d\.\d+", line)] for line in shown(costs_cell) if "all heads" in line]
+    assert together[0][0] > 2 * sum(zeros[:4]) and together[1][3] > sum(far_mean[4:])
+
+
+@of(LAB_09)
+def test_notebook_09_shows_in_three_models_that_heads_stand_in_for_each_other(executed):
+    drawn = " ".join(shown(without_exercises(executed, "plot::scatter(&points, \"share of the answers")))
+    points = re.findall(r"2-\d \(seed (\d)\) at ([\d.]+), (-?[\d.]+\d)", drawn)
+    assert len(points) == 12
+    for seed in "012":
+        heads = [(float(finds), float(cost)) for of, finds, cost in points if of == seed]
+        assert all(cost < 0.12 for finds, cost in heads if finds < 0.25)
+        assert max(heads, key=lambda head: head[1])[0] >= 0.35
+    tables = heat_maps(without_exercises(executed, "without both"))
+    assert len(tables) == 3
+    for table in tables:
+        cost, a, b = max((table[a][b], a, b) for a, b in itertools.combinations(range(4), 2))
+        assert cost > table[a][a] + table[b][b]
 
 
 @of(LAB_09)
@@ -182,13 +227,13 @@ def test_notebook_09_finds_classes_of_words_and_the_two_meanings_of_one(executed
     (neighbours,) = [shown(cell) for cell in executed if "nearest(params, " in cell.source]
     girls = "anna maria lucy emma rosa clara ida nora".split()
     after = neighbours[neighbours.index("after training") :]
-    (anna,) = [line.split()[1::2] for line in after if line.startswith("anna ")]
-    assert len(anna) == 4 and set(anna) < set(girls)
-    (cosines,) = [shown(cell) for cell in executed if "in banks {" in cell.source and not is_exercise(cell)]
-    table = [[float(number) for number in re.findall(r"\d\.\d\d", row)] for row in re.split(r"(?:money|river) \d (?=\d)", cosines[-1])[1:]]
-    within = [table[a][b] for a in range(6) for b in range(6) if a != b and a // 3 == b // 3]
-    across = [table[a][b] for a in range(6) for b in range(6) if a // 3 != b // 3]
-    assert sum(within) / len(within) > sum(across) / len(across) + 0.03
+    nearest = {word: next(line.split()[1::2] for line in after if line.startswith(f"{word} ")) for word in ("anna", "she")}
+    assert len(nearest["anna"]) == 4 and set(nearest["anna"]) < set(girls) and nearest["she"][0] == "he"
+    first, second = heat_maps(without_exercises(executed, "in_context(&engine"))
+    assert max(itertools.chain(*first)) < 0.03, "one vector"
+    within = [second[a][b] for a in range(6) for b in range(6) if a != b and a // 3 == b // 3]
+    across = [second[a][b] for a in range(6) for b in range(6) if a // 3 != b // 3]
+    assert sum(across) / len(across) > 1.5 * sum(within) / len(within)
 
 
 class View:

@@ -26,12 +26,15 @@ STUDIED = {
     "devil": ("dict-devil", "usr/share/dictd/devil.dict.dz"),  # Bierce, The Devil's Dictionary, public domain
     "faq": ("debian-faq", "usr/share/doc/debian/FAQ/debian-faq.en.txt.gz"),  # GPL
 }
+# Webster's of 1913 and WordNet, GPL: enough sentences to see what more of them bring.
+GROWING = ("dict-gcide", "usr/share/dictd/gcide.dict.dz")
 UNSEEN = {
     "foldoc": ("dict-foldoc", "usr/share/dictd/foldoc.dict.dz"),  # Free On-line Dictionary of Computing, GFDL
     "developers": ("developers-reference", "usr/share/developers-reference/developers-reference.txt.gz"),  # GPL
     "reference": ("debian-reference-en", "usr/share/debian-reference/debian-reference.en.txt.gz"),  # GPL
 }
-GRAMMAR = ["--grammar", "data/stories.grammar", "--vocab-size", 1200]
+GRAMMAR = ["--grammar", "data/stories.grammar"]
+VOCABULARY = ["--vocab-size", 1200]
 STORIES = [*GRAMMAR, "--d-ff", 128]
 # PyTorch's AdamW and initial weights that are noise.
 NOISE = ["--init", "noise", "--beta2", 0.999, "--weight-decay", 0.01, "--batch-size", 32]
@@ -63,11 +66,15 @@ SETTINGS: dict[str, list[Any]] = {
 WIDTHS = [16, 24, 32, 48, 64, 96]
 TEXTS = [500, 1000, 2000, 4000, 7200]
 EPOCHS = [5, 10, 20, 40, 80]
+# Of the growing text: sentences for a model of the lab's width, and for a larger one.
+GROWTH = [3000, 6000, 12_000, 24_000, 48_000]
+LARGER = ["--d-model", 128, "--layers", 4, "--d-ff", 512, "--lr", 2e-3]
+GROWTH_OF_LARGER = [3000, 6000, 12_000]
 COLUMNS = ["experiment", "text", "setting", "seed", "parameters", "epochs", "loss", "accuracy", "unigram",
-           "neighbours", "floor"]
+           "neighbours", "best_neighbours", "floor"]
 
 
-def fetched(name: str, package: str, inside: str) -> pathlib.Path:
+def fetched(name: str, package: str, inside: str, most: int = SENTENCES) -> pathlib.Path:
     """A text of Debian as a file with a sentence a line, in an order drawn once: only whole sentences, none twice."""
     path = WORK / f"{name}.txt"
     if path.exists():
@@ -85,7 +92,7 @@ def fetched(name: str, package: str, inside: str) -> pathlib.Path:
                 sentences.append(sentence)
     sentences = list(dict.fromkeys(sentences))
     random.Random(0).shuffle(sentences)
-    path.write_text("\n".join(sentences[:SENTENCES]) + "\n", encoding="utf-8")
+    path.write_text("\n".join(sentences[:most]) + "\n", encoding="utf-8")
     return path
 
 
@@ -107,25 +114,34 @@ def experiments() -> Iterator[tuple[str, str, pathlib.Path, str, int, list[Any]]
     stories = ROOT / "data/stories.txt"
     texts: dict[str, tuple[pathlib.Path, int, list[Any]]]
     texts = {name: (fetched(name, *where), 10, ["--validation", 0.1]) for name, where in STUDIED.items()}
-    texts["stories"] = (stories, 20, [*STORIES, "--validation", 0.1])
+    texts["stories"] = (stories, 20, [*STORIES, *VOCABULARY, "--validation", 0.1])
     for setting, options in SETTINGS.items():
         for text, (path, epochs, base) in texts.items():
             yield "ablation", text, path, setting, epochs, [*base, *options]
     for width in WIDTHS:
         shape = ["--d-model", width, "--d-ff", 2 * width]
-        yield "parameters", "stories", stories, f"d_model {width}", 30, [*GRAMMAR, *shape, "--validation", 0.1]
+        yield "parameters", "stories", stories, f"d_model {width}", 30, [*GRAMMAR, *VOCABULARY, *shape, "--validation", 0.1]
     for epochs in EPOCHS:
-        yield "epochs", "stories", stories, f"{epochs} epochs", epochs, [*STORIES, "--validation", 0.1]
-    whole = WORK / "whole"
-    if not whole.exists():
-        trained(stories, whole, 1, 0, STORIES)
+        yield "epochs", "stories", stories, f"{epochs} epochs", epochs, [*STORIES, *VOCABULARY, "--validation", 0.1]
     for count in TEXTS:
-        path = WORK / f"stories-{count}.txt"
-        held_back = 800
-        lines = stories.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(lines[: count + held_back]), encoding="utf-8")
-        options = [*STORIES, "--tokenizer", whole / "tokenizer.json", "--validation", held_back / (count + held_back)]
-        yield "sentences", "stories", path, f"{count} sentences", round(30 * 7200 / count), options
+        path, options = part(stories, VOCABULARY, count, 800)
+        yield "sentences", "stories", path, f"{count} sentences", round(30 * 7200 / count), [*STORIES, *options]
+    growing = fetched("gcide", *GROWING, most=GROWTH[-1] + 2000)
+    for setting, counts, more in [("", GROWTH, []), (", larger model", GROWTH_OF_LARGER, LARGER)]:
+        for count in counts:
+            path, options = part(growing, [], count, 2000)
+            yield "text", "gcide", path, f"{count} sentences{setting}", 10, [*more, *options]
+
+
+def part(text: pathlib.Path, vocabulary: list[Any], count: int, held_back: int) -> tuple[pathlib.Path, list[Any]]:
+    """So many of the sentences of a text, with others to be held back; and the options for that, with the tokenizer of all."""
+    whole = WORK / f"{text.stem}-whole"
+    if not whole.exists():
+        trained(text, whole, 1, 0, vocabulary)
+    path = WORK / f"{text.stem}-{count}.txt"
+    lines = text.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[: count + held_back]), encoding="utf-8")
+    return path, ["--tokenizer", whole / "tokenizer.json", "--validation", held_back / (count + held_back)]
 
 
 def study() -> None:
