@@ -81,6 +81,37 @@ fn bars_are_as_long_as_their_numbers() {
 }
 
 #[test]
+fn curves_have_their_names_and_the_numbers_of_their_axes() {
+    let (linear, logarithmic) = (plot::Scale::Linear, plot::Scale::Logarithmic);
+    let two = [("<model>", vec![(1.0, 4.0), (1000.0, 0.5)]), ("floor", vec![(1.0, 0.4), (1000.0, 0.4)])];
+    let drawing = svg(&plot::curves(&two, ("step", logarithmic), ("loss", linear)).unwrap());
+    for part in ["&lt;model&gt;", "floor", "\n1\n", "\n10\n", "\n100\n", "\n1000\n", "\n0.5\n", "\n4\n", "step", "loss"]
+    {
+        assert!(drawing.contains(part), "{part} in {drawing}");
+    }
+    // A number alone has a place, too.
+    assert!(plot::curves(&[("one", vec![(3.0, 0.0)])], ("x", linear), ("y", linear)).is_ok());
+    let refused =
+        |points: Vec<(f64, f64)>| message(plot::curves(&[("bad", points)], ("x", linear), ("y", logarithmic)));
+    assert_says(&refused(vec![]), &["at least one point"]);
+    assert_says(&refused(vec![(1.0, 0.0)]), &["positive", "bad"]);
+    assert_says(&refused(vec![(f64::NAN, 1.0)]), &["NaN", "bad"]);
+    let many: Vec<_> = (0..7).map(|nth| (nth.to_string(), vec![(0.0, 0.0), (1.0, 1.0)])).collect();
+    assert_says(&message(plot::curves(&many, ("x", linear), ("y", linear))), &["at most 6", "got 7"]);
+}
+
+#[test]
+fn ranges_say_mean_lowest_and_highest() {
+    let figure = plot::ranges(&[("a < b", vec![1.0, 2.0, 6.0]), ("counting", vec![4.0])], "nats").unwrap();
+    assert!(figure.to_html().contains("a &lt; b 3.000 (1.000 to 6.000); counting 4.000"), "{}", figure.to_html());
+    assert!(svg(&figure).contains("a &lt; b"));
+    assert!(plot::ranges(&[("one", vec![1.0])], "nats").is_ok());
+    assert_says(&message(plot::ranges::<&str>(&[], "nats")), &["named", "none"]);
+    assert_says(&message(plot::ranges(&[("bad", vec![])], "nats")), &["at least one value", "bad"]);
+    assert_says(&message(plot::ranges(&[("bad", vec![1.0, f64::NAN])], "nats")), &["NaN", "bad"]);
+}
+
+#[test]
 fn a_history_takes_finite_losses_in_order() {
     let mut history = run("run", &[4.0, 2.0]);
     let record = |epoch, loss| EpochRecord { epoch, train_loss: Some(loss), ..EpochRecord::default() };

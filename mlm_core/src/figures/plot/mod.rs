@@ -18,8 +18,10 @@ use crate::figures::figure::Figure;
 mod attention;
 mod attention_view;
 mod bars;
+mod curves;
 mod heat_map;
 mod losses;
+mod ranges;
 mod recovery;
 mod scaling;
 mod scatter;
@@ -28,8 +30,10 @@ mod vectors;
 pub use attention::{head_view, model_view};
 pub use attention_view::attention_view;
 pub use bars::bars;
+pub use curves::{Scale, curves};
 pub use heat_map::heat_map;
 pub use losses::{loss_bands, loss_curve, progress};
+pub use ranges::ranges;
 pub use recovery::recovery_heat_map;
 pub use scaling::scaling;
 pub use scatter::scatter;
@@ -107,6 +111,16 @@ fn draw_legend<'a, 'b: 'a, C: CoordTranslate>(
         .label_font((FONT, 16).into_font().color(&INK))
         .draw()
         .map_err(drawing)
+}
+
+/// 3.5, 20, 350, 35k, 1M.
+fn large(number: f64) -> String {
+    match number {
+        ..10.0 if number.fract() != 0.0 => format!("{number:.1}"),
+        ..1e4 => format!("{number:.0}"),
+        ..1e6 => format!("{:.0}k", number / 1e3),
+        _ => format!("{:.0}M", number / 1e6),
+    }
 }
 
 fn drawing(error: impl Display) -> Error {

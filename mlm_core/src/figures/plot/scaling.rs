@@ -4,7 +4,7 @@ use plotters::coord::combinators::{BindKeyPoints, LogCoord, WithKeyPoints};
 use plotters::prelude::*;
 use plotters::series::DashedLineSeries;
 
-use super::{INK, RUNS, card, draw_legend, draw_mesh, drawing};
+use super::{INK, RUNS, card, draw_legend, draw_mesh, drawing, large};
 use crate::analysis::scaling::PowerLaw;
 use crate::error::Result;
 use crate::figures::figure::Figure;
@@ -68,14 +68,4 @@ fn logarithmic(from: f64, to: f64) -> WithKeyPoints<LogCoord<f64>> {
     let marks = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|digit| digit * 10_f64.powi(decade)));
     let marks = marks.filter(|mark| (from..=to).contains(mark)).collect();
     LogCoord::from((from..to).log_scale()).with_key_points(marks)
-}
-
-/// 3.5, 20, 350, 35k, 1M.
-fn large(number: f64) -> String {
-    match number {
-        ..10.0 if number.fract() != 0.0 => format!("{number:.1}"),
-        ..1e4 => format!("{number:.0}"),
-        ..1e6 => format!("{:.0}k", number / 1e3),
-        _ => format!("{:.0}M", number / 1e6),
-    }
 }
