@@ -325,14 +325,29 @@ def test_the_view_of_attention_shows_the_words_layers_and_heads_that_one_picks(e
 @of(LAB_10)
 def test_notebook_10_closes_the_gap_and_breaks_the_plateau(executed):
     said = {cell.source: " ".join(shown(cell)) for cell in executed}
-    (end,) = [text for source, text in said.items() if "markup::gaps" in source]
-    assert float(re.search(r"([\d.]+) %$", end)[1]) >= 90
-    (bands,) = [text for source, text in said.items() if "loss_bands(&plateau)" in source]
-    as_bert, noise, nearby = (float(loss) for loss in re.findall(r"([\d.]+) after epoch 5", bands))
-    assert as_bert > noise > nearby + 0.5
-    (bands,) = [text for source, text in said.items() if "loss_bands(&groups)" in source]
-    recipe, *others = (float(loss) for loss in re.findall(r"([\d.]+) after epoch 5", bands))
-    assert recipe < min(others)
+
+    def of(text):
+        (found,) = [shown for source, shown in said.items() if text in source]
+        return found
+
+    unigram, neighbours, at_best, floor = (float(loss) for loss in re.findall(r"loss ([\d.]+)", of("best_neighbours.unwrap()")))
+    assert unigram > neighbours > at_best > floor and 0.05 < (neighbours - at_best) / (neighbours - floor) < 0.2
+    table = of("markup::gaps")
+    assert float(re.search(r"([\d.]+) %$", table)[1]) >= 90
+    assert f"{unigram:.3f} {neighbours:.3f} {at_best:.3f}" in re.sub(r" +", " ", table), "tested on the same masks"
+
+    drawn = of("plot::curves(&lines")
+    small, noise, nearby, unigram = (float(loss) for loss in re.findall(r"(?:small noise|noise|nearby|unigram) (\d\.\d+);", drawn)[:4])
+    assert small > unigram - 0.1 and unigram > noise > nearby + 0.5
+    small, noise, nearby = (float(length) for length in re.findall(r": ([\d.e-]+) at the first step", drawn))
+    assert 10 * small < noise < nearby
+
+    bands = of("loss_bands(&groups)")
+    ends = re.findall(r"after epoch 5 \(mean of 3 runs, ([\d.]+) to ([\d.]+)\)", bands)
+    (_, recipe_worst), (fifteen_best, _), *_ = ((float(low), float(high)) for low, high in ends)
+    assert recipe_worst < fifteen_best, "40 % and 15 % do not overlap"
+    tested = [float(loss) for loss in re.findall(r"tested: (?:as BERT|\[MASK\] only) (\d\.\d+)", of("plot::ranges(&losses, \"loss (nats)"))]
+    assert tested[1] > tested[0] + 0.3 and tested[3] < tested[2] + 0.02, "it depends on the test"
 
 
 @of(LAB_08, LAB_09)
