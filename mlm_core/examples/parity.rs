@@ -6,6 +6,7 @@
 //! parity ids DIR TEXTS.json OUT.json        their token ids, or why the directory is refused
 //! parity train TEXTS.json cased|uncased DIR OUT.json
 //!                                           a tokenizer learned from them; their ids, and the texts of these
+//! parity lab DIR OUT.safetensors            what notebook 08 starts from, and the 625 batches that it trains on
 //! ```
 //!
 //! Of the texts, an array of strings, OUT gets the token ids end to end (`ids`) and where each text ends (`ends`); of those
@@ -44,9 +45,10 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             let back = ids.iter().map(|ids| tokenizer.decode(ids)).collect::<Result<Vec<_>>>()?;
             fs::write(out, json!({ "ids": ids, "texts": back }).to_string())?;
         }
+        ["lab", dir, out] => lab(Path::new(dir), Path::new(out))?,
         _ => {
             return Err(
-                "usage: parity save DIR | run DIR TEXTS.json OUT.safetensors | ids DIR TEXTS.json OUT.json | train …"
+                "usage: parity save DIR | run DIR TEXTS.json OUT.safetensors | ids DIR TEXTS.json OUT.json | train … | lab …"
                     .into(),
             );
         }
@@ -75,6 +77,33 @@ fn save(dir: &Path) -> Result<()> {
     }
     encoder.params()?.save_pretrained(dir)?;
     tokenizer.save_pretrained(dir, config.max_len)
+}
+
+/// The batches are end to end, as tokens: what the model sees, the labels (-100 where nothing is asked), and how many tokens
+/// each sequence has; and how many sequences each batch has.
+fn lab(dir: &Path, out: &Path) -> Result<()> {
+    let corpus = Corpus::from_lines(include_str!("../../data/five_sentences.txt").lines())?.repeat(200)?;
+    let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000))?;
+    let config = ModelConfig { max_len: 32, ..ModelConfig::new(tokenizer.vocab()) };
+    Params::init(&config, &mut StdRng::seed_from_u64(0))?.save_pretrained(dir)?;
+    let masker = Masker::new(&tokenizer, Masking::default())?;
+    let loader = DataLoader::new(tokenizer.encode_corpus(&corpus, config.max_len)?.sequences, 8)?;
+    let mut rng = StdRng::seed_from_u64(0);
+    let (mut input_ids, mut labels, mut lengths, mut batches) = (vec![], vec![], vec![], vec![]);
+    for _ in 0..5 {
+        for batch in loader.epoch(&masker, &mut rng) {
+            let batch = batch?;
+            let mut asked = vec![-100; batch.tokens()];
+            batch.masked_rows.iter().zip(&batch.targets).for_each(|(&row, &target)| asked[row] = i64::from(target));
+            labels.extend(asked);
+            input_ids.extend(batch.input_ids.iter().map(|&id| i64::from(id)));
+            lengths.extend(batch.offsets.windows(2).map(|ends| (ends[1] - ends[0]) as i64));
+            batches.push(batch.sequences() as i64);
+        }
+    }
+    let parts = [("input_ids", input_ids), ("labels", labels), ("lengths", lengths), ("batches", batches)];
+    let tensors = parts.into_iter().map(|(name, values)| Ok((name, Tensor::new(values, &Device::Cpu)?)));
+    Ok(safetensors::save(&tensors.collect::<Result<HashMap<_, _>>>()?, out)?)
 }
 
 fn run(dir: &Path, texts: &[String]) -> Result<HashMap<&'static str, Tensor>> {

@@ -87,3 +87,45 @@ fn the_same_seed_gives_the_same_weights_bit_for_bit() {
     assert_eq!(first.params, second.params);
     assert_ne!(first.params, train(4, 1, two_threads).unwrap().params);
 }
+
+/// Of each step of notebook 08, from its initial weights and on its batches: what `BertForMaskedLM` has computed
+/// (`scripts/goldens`), in f32 and in f64.
+#[test]
+fn the_loss_of_each_step_is_that_of_pytorch() {
+    let golden = include_str!("../../../data/pytorch_losses.csv").lines().skip(1);
+    let golden: Vec<[f64; 2]> = golden
+        .map(|line| {
+            let numbers: Vec<f64> = line.split(',').skip(1).map(|number| number.parse().unwrap()).collect();
+            [numbers[0], numbers[1]]
+        })
+        .collect();
+    let column = |nth: usize| golden.iter().map(|losses| losses[nth]).collect::<Vec<_>>();
+    let corpus = five_sentences().unwrap().repeat(200).unwrap();
+    let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000)).unwrap();
+    let config = ModelConfig { max_len: 32, ..ModelConfig::new(tokenizer.vocab()) };
+    let params = Params::init(&config, &mut seeded(0)).unwrap();
+    let masker = Masker::new(&tokenizer, Masking::default()).unwrap();
+    let loader = DataLoader::new(tokenizer.encode_corpus(&corpus, 32).unwrap().sequences, 8).unwrap();
+    let losses = |encoder: &mut dyn Encoder| {
+        let mut gradients = Gradients::zeros(encoder).unwrap();
+        let mut optimizer = AdamW::new(encoder, AdamWConfig::default()).unwrap();
+        let schedule = Schedule::new(1e-3, 60, golden.len()).unwrap();
+        let (mut rng, mut losses) = (seeded(0), Vec::new());
+        while losses.len() < golden.len() {
+            for batch in loader.epoch(&masker, &mut rng) {
+                losses.push(encoder.forward(&batch.unwrap(), Mode::Train { dropout_seed: 0 }).unwrap());
+                encoder.backward(&mut gradients).unwrap();
+                gradients.clip(1.0).unwrap();
+                optimizer.step(encoder, &gradients, schedule.lr(losses.len() - 1).unwrap()).unwrap();
+            }
+        }
+        losses
+    };
+    // Rounding alone is between them.
+    let exact = losses(&mut Reference::new(&params, DType::F64, &Device::Cpu).unwrap());
+    assert_close("reference in f64", &exact, &column(1), 1.0, 1e-9);
+    for threads in 1..=2 {
+        let engine = losses(&mut Engine::with_threads(&params, threads).unwrap());
+        assert_close("engine", &engine, &column(0), 1.0, 1e-4);
+    }
+}
