@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Result};
 
-/// `loss(x) = irreducible + (scale / x)^exponent`: how a loss falls as `x` grows, be it parameters, sentences or steps (Kaplan et
-/// al. 2020, "Scaling laws for neural language models", equations 1.1 to 1.3, where nothing is irreducible; Hoffmann et al. 2022,
-/// "Training compute-optimal large language models", section 3.3, where something is).
+/// `loss(x) = irreducible + (scale / x)^exponent`: how a loss falls as `x` grows, be it parameters, sentences or epochs (Kaplan et
+/// al. 2020, "Scaling laws for neural language models", equations 1.1 to 1.3, for parameters, data and compute, where nothing is
+/// irreducible; Hoffmann et al. 2022, "Training compute-optimal large language models", section 3.3, where something is).
 ///
 /// ```
 /// # use mlm_core::*;
