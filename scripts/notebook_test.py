@@ -159,7 +159,7 @@ def test_notebook_08_recovers_every_word_and_shows_its_figures(executed):
     assert float(last_loss) <= 0.15
     figures = [out.data["text/html"] for cell in cells for out in cell.outputs if "text/html" in out.get("data", {})]
     assert len(figures) == 13
-    assert sum(figure.count("data:image/svg+xml;base64,") for figure in figures) == 4 + 4
+    assert sum(figure.count("data:image/svg+xml;base64,") for figure in figures) == 4 + 5
     assert float(re.search(r"largest difference: ([\d.e-]+) nats", text)[1]) < 1e-4, "PyTorch's loss, at each step"
     (live,) = [cell for cell in cells if "run.live" in cell.source]
     losses = [float(loss) for loss in re.search(r"loss ([\d.]+)  validation ([\d.]+)  finished", str(live.outputs)).groups()]

@@ -6,8 +6,9 @@ use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::series::DashedLineSeries;
+use plotters::style::text_anchor::HPos;
 
-use super::{INK, RUNS, card, draw_legend, draw_mesh, drawing, large};
+use super::{INK, RUNS, card, draw_mesh, drawing, large, letters, write};
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
 
@@ -20,8 +21,9 @@ pub enum Scale {
     Logarithmic,
 }
 
-/// Draws named curves, each through its points in their order, in a colour each. One that has the same y everywhere is
-/// something to compare the others with: it is drawn in grey, dashed. The axes have a name and a [`Scale`] each.
+/// Draws named curves, each through its points in their order, in a colour each, with its name where it ends. One that has the
+/// same y everywhere is something to compare the others with: it is drawn in black, dashed. The axes have a name and a
+/// [`Scale`] each.
 ///
 /// ```
 /// # use mlm_core::{plot::Scale, *};
@@ -58,12 +60,14 @@ pub fn curves<S: AsRef<str>>(curves: &[(S, Vec<(f64, f64)>)], x: (&str, Scale), 
         .iter()
         .filter_map(|(name, points)| Some(format!("{} {}", name.as_ref(), number(points.last()?.1))))
         .collect();
+    let widest = curves.iter().map(|(name, _)| name.as_ref().chars().count()).max().unwrap_or(0);
+    let beside = 36 + 8 * widest as i32;
     let mut source = String::new();
     {
-        let root = card(&mut source, (720, 400))?;
+        let root = card(&mut source, ((660 + beside) as u32, 400))?;
         let mut chart = ChartBuilder::on(&root)
             .margin(16)
-            .margin_right(28)
+            .margin_right(beside)
             .x_label_area_size(48)
             .y_label_area_size(72)
             .build_cartesian_2d(x.1.axis(points().map(|point| point.0)), y.1.axis(points().map(|point| point.1)))
@@ -73,29 +77,38 @@ pub fn curves<S: AsRef<str>>(curves: &[(S, Vec<(f64, f64)>)], x: (&str, Scale), 
         mesh.x_desc(x.0).y_desc(y.0).x_label_formatter(&of_x).y_label_formatter(&of_y);
         draw_mesh(&mut mesh)?;
         let mut colours = RUNS.iter();
-        for (name, points) in curves.iter().filter(|(_, points)| !points.is_empty()) {
-            let name = name.as_ref();
+        // Where each curve ends, its name, and the look of its line.
+        let mut ends = Vec::new();
+        for (name, points) in curves {
+            let Some(last) = points.last() else { continue };
             let places = points.iter().map(place);
-            if is_rule(points) {
-                let line = ShapeStyle::from(&INK.mix(0.6)).stroke_width(2);
-                chart
-                    .draw_series(DashedLineSeries::new(places, 4, 4, line))
-                    .map_err(drawing)?
-                    .label(name)
-                    .legend(move |(x, y)| DashedPathElement::new([(x, y), (x + 24, y)], 4, 4, line));
-            } else if let Some(colour) = colours.next() {
-                let line = ShapeStyle::from(colour).stroke_width(2);
-                chart
-                    .draw_series(LineSeries::new(places, line))
-                    .map_err(drawing)?
-                    .label(name)
-                    .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], line));
+            let (colour, is_rule) =
+                if is_rule(points) { (&INK, true) } else { (colours.next().unwrap_or(&INK), false) };
+            let line = ShapeStyle::from(colour).stroke_width(2);
+            if is_rule {
+                chart.draw_series(DashedLineSeries::new(places, 4, 4, line)).map_err(drawing)?;
+            } else {
+                chart.draw_series(LineSeries::new(places, line)).map_err(drawing)?;
                 // A few points are measurements; many are a curve.
                 let dots = points.iter().filter(|_| points.len() <= MOST_DOTS).map(place);
                 chart.draw_series(dots.map(|at| Circle::new(at, 4, colour.filled()))).map_err(drawing)?;
             }
+            ends.push((chart.backend_coord(&place(last)).1, name.as_ref(), line, is_rule));
         }
-        draw_legend(&mut chart, SeriesLabelPosition::UpperRight)?;
+        // A name stands as high as its curve ends, or just below the one before.
+        ends.sort_by_key(|end| end.0);
+        let (mut free, left) = (0, 660 - 8);
+        for (height, name, line, is_rule) in ends {
+            let at = height.max(free);
+            free = at + 20;
+            let sample = [(left, at), (left + 20, at)];
+            if is_rule {
+                root.draw(&DashedPathElement::new(sample, 4, 4, line)).map_err(drawing)?;
+            } else {
+                root.draw(&PathElement::new(sample, line)).map_err(drawing)?;
+            }
+            write(&root, name, (left + 26, at), letters(16, HPos::Left))?;
+        }
         root.present().map_err(drawing)?;
     }
     let described = described.join("; ");

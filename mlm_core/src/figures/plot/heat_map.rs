@@ -52,9 +52,10 @@ pub fn heat_map<R: AsRef<str>, C: AsRef<str>>(
     }
     let numbers = || values.iter().flatten().filter(|number| number.is_finite());
     let largest = numbers().fold(1e-9f64, |largest, number| largest.max(number.abs()));
-    let signed = numbers().any(|&number| number < 0.0);
     // Two decimals, or as many as the largest number needs for two digits.
     let digits = if largest < 100.0 { (1.0 - largest.log10().floor()).clamp(2.0, 4.0) as usize } else { 0 };
+    let rounds_to_0 = |number: f64| number.abs() < 0.5 * 10f64.powi(-(digits as i32));
+    let signed = numbers().any(|&number| number < 0.0 && !rounds_to_0(number));
     let longest = |lengths: &mut dyn Iterator<Item = usize>| LETTER * lengths.max().unwrap_or(0) as i32 + 8;
     let left = longest(&mut rows.iter().map(|row| row.as_ref().chars().count())).max(40) + 12;
     let names = longest(&mut columns.iter().map(|column| column.as_ref().chars().count()));
@@ -78,9 +79,8 @@ pub fn heat_map<R: AsRef<str>, C: AsRef<str>>(
                 let corners = [(x, top), (x + cell - 1, top + ROW - 1)];
                 root.draw(&Rectangle::new(corners, colour.filled())).map_err(drawing)?;
                 if value.is_finite() {
-                    let rounds_to_0 = value.abs() < 0.5 * 10f64.powi(-(digits as i32));
-                    let ink = if rounds_to_0 { FAINT } else { ink_on(colour) };
-                    let written = format!("{:.digits$}", if rounds_to_0 { 0.0 } else { value });
+                    let ink = if rounds_to_0(value) { FAINT } else { ink_on(colour) };
+                    let written = format!("{:.digits$}", if rounds_to_0(value) { 0.0 } else { value });
                     let at = (x + cell / 2, top + ROW / 2);
                     write(&root, &written, at, letters(15, HPos::Center).color(&ink))?;
                 }
