@@ -124,9 +124,8 @@ def test_lines_are_compared_by_their_numbers():
 def test_committed_notebook_is_short_and_has_its_outputs(path, executed):
     cells = code_cells(nbformat.read(path, as_version=4))
     assert len([cell for cell in cells if not is_exercise(cell)]) <= {LAB_08: 33, LAB_09: 38}.get(path, 24)
-    lines = [(cell.source.splitlines(), 18 if is_exercise(cell) else 15) for cell in cells]
-    assert [source[0] for source, most in lines if len(source) > most] == []
-    assert [line for source, _ in lines for line in source if len(line) > 100] == [], "it would run out of the page"
+    assert [len(cell.source.splitlines()) for cell in cells if len(cell.source.splitlines()) > 15] == []
+    assert [line for cell in cells for line in cell.source.splitlines() if len(line) > 100] == [], "beyond the page"
     assert all(cell.execution_count for cell in cells), "run scripts/lab --execute --write"
     assert not [out for cell in cells for out in cell.outputs if out.output_type == "error"]
     assert not [cell.source for cell in cells if "()" in shown(cell)], "a loop at the end of a cell needs a semicolon"
@@ -177,8 +176,8 @@ def heat_maps(cell):
     return maps
 
 
-def without_exercises(executed, text):
-    """The one cell that is no exercise and has this text."""
+def the_cell(executed, text):
+    """The only one that is no exercise and has this text."""
     (cell,) = [cell for cell in executed if text in cell.source and not is_exercise(cell)]
     return cell
 
@@ -190,11 +189,13 @@ def test_notebook_09_finds_the_answers_and_what_each_head_costs(executed):
     *heads, distance = found
     assert len(heads) == 8 and max(heads[:4]) < distance < 25 and max(heads[4:]) > 60
     assert by_length[::2] == heads[4:] and all(abs(a - b) < 10 for a, b in zip(by_length[::2], by_length[1::2], strict=True))
-    assert len(methods) == 3 and min(methods) > 35
+    head, rollout, gradient = methods
+    # Rollout found 44 to 81 % in seven models that differ in their seed or number of threads.
+    assert min(head, gradient) > 60 and rollout > 35
 
-    said = " ".join(shown(without_exercises(executed, "evaluate(floor, test)")))
+    said = " ".join(shown(the_cell(executed, "evaluate(floor, test)")))
     between = [float(number) for number in re.findall(r"between them ([\d.]+)", said)]
-    costs_cell = without_exercises(executed, "let mut costs")
+    costs_cell = the_cell(executed, "mut costs)")
     (costs,) = heat_maps(costs_cell)
     zeros, mean, far_zeros, far_mean = zip(*costs, strict=True)
     for costs_of in (zeros, mean):
@@ -203,19 +204,21 @@ def test_notebook_09_finds_the_answers_and_what_each_head_costs(executed):
     assert all(abs(a - b) < 0.06 for a, b in zip(far_zeros[4:] + zeros[4:], far_mean[4:] + mean[4:], strict=True))
     assert max(far_mean[:4]) < 0.1 and max(far_mean[4:]) > between[1]
     together = [[float(number) for number in re.findall(r"\d\.\d+", line)] for line in shown(costs_cell) if "all heads" in line]
-    assert together[0][0] > 2 * sum(zeros[:4]) and together[1][3] > sum(far_mean[4:])
+    for alone, (of_layer, *_) in zip((zeros[:4], zeros[4:]), together, strict=True):
+        assert 0 < sum(alone) < of_layer / 2
+    assert together[1][3] > sum(far_mean[4:])
 
 
 @of(LAB_09)
 def test_notebook_09_shows_in_three_models_that_heads_stand_in_for_each_other(executed):
-    drawn = " ".join(shown(without_exercises(executed, "plot::scatter(&points, \"share of the answers")))
+    drawn = " ".join(shown(the_cell(executed, "plot::scatter(&points, \"share of the answers")))
     points = re.findall(r"2-\d \(seed (\d)\) at ([\d.]+), (-?[\d.]+\d)", drawn)
     assert len(points) == 12
     for seed in "012":
         heads = [(float(finds), float(cost)) for of, finds, cost in points if of == seed]
         assert all(cost < 0.12 for finds, cost in heads if finds < 0.25)
         assert max(heads, key=lambda head: head[1])[0] >= 0.35
-    tables = heat_maps(without_exercises(executed, "without both"))
+    tables = heat_maps(the_cell(executed, "without both"))
     assert len(tables) == 3
     for table in tables:
         cost, a, b = max((table[a][b], a, b) for a, b in itertools.combinations(range(4), 2))
@@ -229,11 +232,12 @@ def test_notebook_09_finds_classes_of_words_and_the_two_meanings_of_one(executed
     after = neighbours[neighbours.index("after training") :]
     nearest = {word: next(line.split()[1::2] for line in after if line.startswith(f"{word} ")) for word in ("anna", "she")}
     assert len(nearest["anna"]) == 4 and set(nearest["anna"]) < set(girls) and nearest["she"][0] == "he"
-    first, second = heat_maps(without_exercises(executed, "in_context(&engine"))
+    first, second = heat_maps(the_cell(executed, "in_context(&engine"))
     assert max(itertools.chain(*first)) < 0.03, "one vector"
     within = [second[a][b] for a in range(6) for b in range(6) if a != b and a // 3 == b // 3]
     across = [second[a][b] for a in range(6) for b in range(6) if a // 3 != b // 3]
-    assert sum(across) / len(across) > 1.5 * sum(within) / len(within)
+    within, across = sum(within) / len(within), sum(across) / len(across)
+    assert across > 1.5 * within and across > within + 0.03
 
 
 class View:
@@ -324,11 +328,8 @@ def test_the_view_of_attention_shows_the_words_layers_and_heads_that_one_picks(e
 
 @of(LAB_10)
 def test_notebook_10_closes_the_gap_and_breaks_the_plateau(executed):
-    said = {cell.source: " ".join(shown(cell)) for cell in executed}
-
     def of(text):
-        (found,) = [shown for source, shown in said.items() if text in source]
-        return found
+        return " ".join(shown(the_cell(executed, text)))
 
     unigram, neighbours, at_best, floor = (float(loss) for loss in re.findall(r"loss ([\d.]+)", of("best_neighbours.unwrap()")))
     assert unigram > neighbours > at_best > floor and 0.05 < (neighbours - at_best) / (neighbours - floor) < 0.2
@@ -338,7 +339,7 @@ def test_notebook_10_closes_the_gap_and_breaks_the_plateau(executed):
 
     drawn = of("plot::curves(&lines")
     small, noise, nearby, unigram = (float(loss) for loss in re.findall(r"(?:small noise|noise|nearby|unigram) (\d\.\d+);", drawn)[:4])
-    assert small > unigram - 0.1 and unigram > noise > nearby + 0.5
+    assert small > unigram - 0.1 and min(small, unigram) > noise > nearby + 0.5
     small, noise, nearby = (float(length) for length in re.findall(r": ([\d.e-]+) at the first step", drawn))
     assert 10 * small < noise < nearby
 
@@ -346,6 +347,8 @@ def test_notebook_10_closes_the_gap_and_breaks_the_plateau(executed):
     ends = re.findall(r"after epoch 5 \(mean of 3 runs, ([\d.]+) to ([\d.]+)\)", bands)
     (_, recipe_worst), (fifteen_best, _), *_ = ((float(low), float(high)) for low, high in ends)
     assert recipe_worst < fifteen_best, "40 % and 15 % do not overlap"
+    recipe, *others = (float(loss) for loss in re.findall(r"([\d.]+) after epoch 5", bands))
+    assert recipe < min(others)
     tested = [float(loss) for loss in re.findall(r"tested: (?:as BERT|\[MASK\] only) (\d\.\d+)", of("plot::ranges(&losses, \"loss (nats)"))]
     assert tested[1] > tested[0] + 0.3 and tested[3] < tested[2] + 0.02, "it depends on the test"
 

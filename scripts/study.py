@@ -114,18 +114,18 @@ def experiments() -> Iterator[tuple[str, str, pathlib.Path, str, int, list[Any]]
     stories = ROOT / "data/stories.txt"
     texts: dict[str, tuple[pathlib.Path, int, list[Any]]]
     texts = {name: (fetched(name, *where), 10, ["--validation", 0.1]) for name, where in STUDIED.items()}
-    texts["stories"] = (stories, 20, [*STORIES, *VOCABULARY, "--validation", 0.1])
+    whole = [*VOCABULARY, "--validation", 0.1]
+    texts["stories"] = (stories, 20, [*STORIES, *whole])
     for setting, options in SETTINGS.items():
         for text, (path, epochs, base) in texts.items():
             yield "ablation", text, path, setting, epochs, [*base, *options]
     for width in WIDTHS:
         shape = ["--d-model", width, "--d-ff", 2 * width]
-        yield "parameters", "stories", stories, f"d_model {width}", 30, [*GRAMMAR, *VOCABULARY, *shape, "--validation", 0.1]
+        yield "parameters", "stories", stories, f"d_model {width}", 30, [*GRAMMAR, *shape, *whole]
     for epochs in EPOCHS:
-        yield "epochs", "stories", stories, f"{epochs} epochs", epochs, [*STORIES, *VOCABULARY, "--validation", 0.1]
+        yield "epochs", "stories", stories, f"{epochs} epochs", epochs, [*STORIES, *whole]
     # As many tokens to be recovered as in 5 epochs of the recipe.
-    fewer = [*STORIES, *VOCABULARY, "--validation", 0.1, "--mask-rate", 0.15]
-    yield "questions", "stories", stories, "masks 15 %", 13, fewer
+    yield "questions", "stories", stories, "masks 15 %", 13, [*STORIES, *whole, "--mask-rate", 0.15]
     for count in TEXTS:
         path, options = part(stories, VOCABULARY, count, 800)
         yield "sentences", "stories", path, f"{count} sentences", round(30 * 7200 / count), [*STORIES, *options]

@@ -1,6 +1,7 @@
 //! Takes the grammar that wrote a text, gives the best predictions that can be made from the two tokens beside a gap; what
 //! all of a sentence says is left to [`crate::analysis::floor`].
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::analysis::predictor::{Predictor, each_row_of_weights};
@@ -51,21 +52,23 @@ impl Predictor for BestNeighbours {
     }
 
     fn each_row(&self, batch: &Batch, see: &mut dyn FnMut(&[f64])) -> Result<()> {
-        // Special tokens are never chosen.
-        let likelihood = |seen: u32, token: u32| match self.masker.is_special(token) {
-            true => f64::from(u8::from(seen == token)),
-            false => self.masker.likelihood(seen).of(seen, token),
-        };
         each_row_of_weights(batch, self.vocab(), see, |row, weights| {
-            let end = batch.offsets.partition_point(|&offset| offset <= row);
-            if row == batch.offsets[end - 1] || row + 1 == batch.offsets[end] {
+            let sequence = batch.rows_around(row);
+            if row == sequence.start || row + 1 == sequence.end {
                 return Err(Error::argument("masked_rows", "positions between [CLS] and [SEP]", row));
             }
             let seen = &batch.input_ids[row - 1..=row + 1];
             let chosen = self.masker.likelihood_where_chosen(seen[1]);
+            let [before, after] = [seen[0], seen[2]].map(|seen| {
+                let likelihood = self.masker.likelihood(seen);
+                // Special tokens are never chosen.
+                move |token| match self.masker.is_special(token) {
+                    true => f64::from(u8::from(token == seen)),
+                    false => likelihood.of(seen, token),
+                }
+            });
             for &([left, word, right], count) in &self.trigrams {
-                let beside = likelihood(seen[0], left) * likelihood(seen[2], right);
-                weights[word as usize] += count * beside * chosen.of(seen[1], word);
+                weights[word as usize] += count * before(left) * after(right) * chosen.of(seen[1], word);
             }
             if weights.iter().all(|&weight| weight == 0.0) {
                 let expected = "neighbours as sentences of the grammar have them, masked with the floor's own settings";
@@ -83,14 +86,10 @@ type Counts<T> = BTreeMap<T, f64>;
 fn trigrams_of_words(grammar: &Grammar) -> Counts<[usize; 3]> {
     let rules = grammar.rules();
     let mut ends: Vec<Ends> = Vec::with_capacity(rules.len());
-    let of = |symbol: &Symbol, ends: &[Ends]| match *symbol {
-        Symbol::Word(word) => Ends::of_word(word),
-        Symbol::Rule(rule) => ends[rule].clone(),
-    };
     for rule in rules {
         let mut sum = Ends::default();
         for production in &rule.productions {
-            let parts = production.symbols.iter().map(|symbol| of(symbol, &ends));
+            let parts = production.symbols.iter().map(|symbol| Ends::of(*symbol, &ends));
             sum.add(&parts.fold(Ends::of_nothing(), |before, part| before.then(&part)), production.probability);
         }
         ends.push(sum);
@@ -110,7 +109,7 @@ fn trigrams_of_words(grammar: &Grammar) -> Counts<[usize; 3]> {
             let times = uses[nth] * production.probability;
             let mut before = Ends::of_nothing();
             for symbol in &production.symbols {
-                let part = of(symbol, &ends);
+                let part = Ends::of(*symbol, &ends);
                 before.count_across(&part, times, &mut trigrams);
                 before = before.then(&part);
                 if let Symbol::Rule(rule) = *symbol {
@@ -138,6 +137,13 @@ struct Ends {
 impl Ends {
     fn of_nothing() -> Self {
         Self { nothing: 1.0, ..Self::default() }
+    }
+
+    fn of(symbol: Symbol, rules: &[Self]) -> Cow<'_, Self> {
+        match symbol {
+            Symbol::Word(word) => Cow::Owned(Self::of_word(word)),
+            Symbol::Rule(rule) => Cow::Borrowed(&rules[rule]),
+        }
     }
 
     fn of_word(word: usize) -> Self {

@@ -169,8 +169,7 @@ impl Predictor for BayesFloor {
         let mut known = (0..0, Vec::new());
         each_row_of_weights(batch, self.vocab(), see, |row, weights| {
             if !known.0.contains(&row) {
-                let end = batch.offsets.partition_point(|&offset| offset <= row);
-                let sequence = batch.offsets[end - 1]..batch.offsets[end];
+                let sequence = batch.rows_around(row);
                 known = (sequence.clone(), self.context(&batch.input_ids[sequence])?);
             }
             let (sequence, context) = &known;

@@ -2,6 +2,7 @@
 //! with them is left to [`crate::model::reference`].
 
 use std::mem;
+use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 use rand::rngs::StdRng;
@@ -165,6 +166,12 @@ impl Batch {
     /// The number of tokens, special ones included (`tokens`).
     pub fn tokens(&self) -> usize {
         self.input_ids.len()
+    }
+
+    /// The rows of the sequence that a row is in.
+    pub(crate) fn rows_around(&self, row: usize) -> Range<usize> {
+        let end = self.offsets.partition_point(|&offset| offset <= row);
+        self.offsets[end - 1]..self.offsets[end]
     }
 
     /// What the model sees of one sequence, counted from 0.

@@ -6,6 +6,8 @@ use mlm_core::*;
 use crate::{assert_close, five_sentences, seeded};
 
 struct Lab {
+    /// The loss of each step.
+    steps: Vec<f64>,
     /// Mean training loss of each epoch.
     losses: Vec<f64>,
     recovered: usize,
@@ -15,31 +17,30 @@ struct Lab {
 
 /// Trains for some epochs as notebook 08 does, with the encoder that `back_end` makes of the initial weights.
 fn train<E: Encoder>(seed: u64, epochs: usize, back_end: impl FnOnce(&Params) -> Result<E>) -> Result<Lab> {
-    let mut rng = seeded(seed);
     let sentences = five_sentences()?;
     let corpus = sentences.repeat(200)?;
     let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000))?;
     let config = ModelConfig::new(tokenizer.vocab());
     let masker = Masker::new(&tokenizer, Masking::default())?;
     let loader = DataLoader::new(tokenizer.encode_corpus(&corpus, config.max_len)?.sequences, 8)?;
-    let mut encoder = back_end(&Params::init(&config, &mut rng)?)?;
+    let mut encoder = back_end(&Params::init(&config, &mut seeded(seed))?)?;
     let mut gradients = Gradients::zeros(&encoder)?;
     let mut optimizer = AdamW::new(&encoder, AdamWConfig::default())?;
     let schedule = Schedule::new(1e-3, 60, 5 * loader.batches())?;
-    let mut losses = Vec::new();
+    let (mut rng, mut steps) = (seeded(seed), Vec::new());
     for _ in 0..epochs {
-        let mut sum = 0.0;
         for batch in loader.epoch(&masker, &mut rng) {
-            let step = optimizer.steps() as usize;
-            sum += encoder.forward(&batch?, Mode::Train { dropout_seed: step as u64 })?;
+            let step = steps.len();
+            steps.push(encoder.forward(&batch?, Mode::Train { dropout_seed: step as u64 })?);
             encoder.backward(&mut gradients)?;
             gradients.clip(1.0)?;
             optimizer.step(&mut encoder, &gradients, schedule.lr(step)?)?;
         }
-        losses.push(sum / loader.batches() as f64);
     }
+    let losses = steps.chunks(loader.batches()).map(|steps| steps.iter().sum::<f64>() / steps.len() as f64).collect();
     let recovery = recovery(&encoder, &tokenizer, &sentences)?;
-    Ok(Lab { losses, recovered: recovery.recovered(), words: recovery.words.len(), params: encoder.params()? })
+    let (recovered, words) = (recovery.recovered(), recovery.words.len());
+    Ok(Lab { steps, losses, recovered, words, params: encoder.params()? })
 }
 
 #[test]
@@ -88,44 +89,18 @@ fn the_same_seed_gives_the_same_weights_bit_for_bit() {
     assert_ne!(first.params, train(4, 1, two_threads).unwrap().params);
 }
 
-/// Of each step of notebook 08, from its initial weights and on its batches: what `BertForMaskedLM` has computed
-/// (`scripts/goldens`), in f32 and in f64.
+/// What `BertForMaskedLM` has computed from notebook 08's initial weights on its batches (`scripts/goldens`), in f32 and in
+/// f64: rounding alone is between us.
 #[test]
 fn the_loss_of_each_step_is_that_of_pytorch() {
     let golden = include_str!("../../../data/pytorch_losses.csv").lines().skip(1);
-    let golden: Vec<[f64; 2]> = golden
-        .map(|line| {
-            let numbers: Vec<f64> = line.split(',').skip(1).map(|number| number.parse().unwrap()).collect();
-            [numbers[0], numbers[1]]
-        })
-        .collect();
-    let column = |nth: usize| golden.iter().map(|losses| losses[nth]).collect::<Vec<_>>();
-    let corpus = five_sentences().unwrap().repeat(200).unwrap();
-    let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000)).unwrap();
-    let config = ModelConfig { max_len: 32, ..ModelConfig::new(tokenizer.vocab()) };
-    let params = Params::init(&config, &mut seeded(0)).unwrap();
-    let masker = Masker::new(&tokenizer, Masking::default()).unwrap();
-    let loader = DataLoader::new(tokenizer.encode_corpus(&corpus, 32).unwrap().sequences, 8).unwrap();
-    let losses = |encoder: &mut dyn Encoder| {
-        let mut gradients = Gradients::zeros(encoder).unwrap();
-        let mut optimizer = AdamW::new(encoder, AdamWConfig::default()).unwrap();
-        let schedule = Schedule::new(1e-3, 60, golden.len()).unwrap();
-        let (mut rng, mut losses) = (seeded(0), Vec::new());
-        while losses.len() < golden.len() {
-            for batch in loader.epoch(&masker, &mut rng) {
-                losses.push(encoder.forward(&batch.unwrap(), Mode::Train { dropout_seed: 0 }).unwrap());
-                encoder.backward(&mut gradients).unwrap();
-                gradients.clip(1.0).unwrap();
-                optimizer.step(encoder, &gradients, schedule.lr(losses.len() - 1).unwrap()).unwrap();
-            }
-        }
-        losses
-    };
-    // Rounding alone is between them.
-    let exact = losses(&mut Reference::new(&params, DType::F64, &Device::Cpu).unwrap());
-    assert_close("reference in f64", &exact, &column(1), 1.0, 1e-9);
+    let golden: Vec<Vec<f64>> =
+        golden.map(|line| line.split(',').map(|number| number.parse().unwrap()).collect()).collect();
+    let [single, double] = [1, 2].map(|column| golden.iter().map(|row| row[column]).collect::<Vec<_>>());
+    let exact = train(0, 5, |params| Reference::new(params, DType::F64, &Device::Cpu)).unwrap();
+    assert_close("reference in f64", &exact.steps, &double, 1.0, 1e-9);
     for threads in 1..=2 {
-        let engine = losses(&mut Engine::with_threads(&params, threads).unwrap());
-        assert_close("engine", &engine, &column(0), 1.0, 1e-4);
+        let engine = train(0, 5, |params| Engine::with_threads(params, threads)).unwrap();
+        assert_close("engine", &engine.steps, &single, 1.0, 1e-4);
     }
 }

@@ -8,7 +8,7 @@ use plotters::prelude::*;
 use plotters::series::DashedLineSeries;
 use plotters::style::text_anchor::HPos;
 
-use super::{INK, RUNS, card, draw_mesh, drawing, large, letters, write};
+use super::{INK, RUNS, card, decades, draw_mesh, drawing, extremes, large, letters, write};
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
 
@@ -135,10 +135,8 @@ impl Scale {
 
     /// An axis that has those numbers, with marks at 1, 2 and 5 times a power of ten, or at multiples of one.
     fn axis(self, numbers: impl Iterator<Item = f64>) -> Axis {
-        let (least, most) = numbers
-            .map(|number| self.place(number))
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), place| (least.min(place), most.max(place)));
-        let room = 0.04 * (most - least).max(if most == least { 1.0 } else { 0.0 });
+        let (least, most) = extremes(numbers.map(|number| self.place(number)));
+        let room = 0.04 * if most > least { most - least } else { 1.0 };
         let (from, to) = (least - room, most + room);
         let marks: Vec<f64> = match self {
             Self::Linear => {
@@ -154,11 +152,7 @@ impl Scale {
                     1.5..3.0 => &[1.0, 2.0, 5.0],
                     _ => &[1.0],
                 };
-                let decades = from.floor() as i32..=to.floor() as i32;
-                decades
-                    .flat_map(|decade| digits.iter().map(move |digit| digit.log10() + f64::from(decade)))
-                    .filter(|mark| (from..=to).contains(mark))
-                    .collect()
+                decades(10_f64.powf(from), 10_f64.powf(to), digits).into_iter().map(f64::log10).collect()
             }
         };
         Axis { range: from..to, marks }

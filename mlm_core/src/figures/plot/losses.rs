@@ -8,7 +8,7 @@ use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::series::DashedLineSeries;
 
-use super::{RUNS, card, draw_legend, draw_mesh, drawing};
+use super::{RUNS, card, draw_legend, draw_mesh, drawing, extremes, mean};
 use crate::analysis::baselines::Baselines;
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
@@ -172,9 +172,8 @@ pub fn loss_bands<S: AsRef<str>>(groups: &[(S, Vec<History>)]) -> Result<Figure>
         }
         bands.push((name, band));
     }
-    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
-    let lowest = |losses: &[f64]| losses.iter().copied().fold(f64::INFINITY, f64::min);
-    let highest = |losses: &[f64]| losses.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let lowest = |losses: &[f64]| extremes(losses.iter().copied()).0;
+    let highest = |losses: &[f64]| extremes(losses.iter().copied()).1;
     let all = || bands.iter().flat_map(|(_, band)| band);
     let top = all().map(|(_, losses)| highest(losses)).fold(f64::NEG_INFINITY, f64::max);
     let last = all().map(|&(epoch, _)| epoch).max().unwrap_or(1);

@@ -113,6 +113,22 @@ fn draw_legend<'a, 'b: 'a, C: CoordTranslate>(
         .map_err(drawing)
 }
 
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// The lowest and the highest of some values.
+fn extremes(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
+    values.into_iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
+}
+
+/// Those digits times powers of ten, as far as they lie between two positive numbers.
+fn decades(from: f64, to: f64, digits: &[f64]) -> Vec<f64> {
+    let powers = from.log10().floor() as i32..=to.log10().floor() as i32;
+    let marks = powers.flat_map(|power| digits.iter().map(move |digit| digit * 10_f64.powi(power)));
+    marks.filter(|mark| (from..=to).contains(mark)).collect()
+}
+
 /// 3.5, 20, 350, 35k, 1M.
 fn large(number: f64) -> String {
     match number {

@@ -3,7 +3,7 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::{GRID, INK, RUNS, card, drawing, letters, write};
+use super::{GRID, INK, RUNS, card, drawing, extremes, letters, mean, write};
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
 
@@ -25,15 +25,13 @@ pub fn ranges<S: AsRef<str>>(named: &[(S, Vec<f64>)], unit: &str) -> Result<Figu
         let actual = format!("{values:?} in {:?}", name.as_ref());
         return Err(Error::argument("named", "at least one value each, all of them numbers", actual));
     }
-    let lowest = |values: &[f64]| values.iter().copied().fold(f64::INFINITY, f64::min);
-    let highest = |values: &[f64]| values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    let (least, most) = named.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), (_, values)| {
-        (least.min(lowest(values)), most.max(highest(values)))
-    });
+    let (least, most) = extremes(named.iter().flat_map(|(_, values)| values).copied());
     let numbers = |values: &[f64]| match values {
         [value] => format!("{value:.3}"),
-        _ => format!("{:.3} ({:.3} to {:.3})", mean(values), lowest(values), highest(values)),
+        _ => {
+            let (lowest, highest) = extremes(values.iter().copied());
+            format!("{:.3} ({lowest:.3} to {highest:.3})", mean(values))
+        }
     };
     let widest = named.iter().map(|(name, _)| name.as_ref().chars().count()).max().unwrap_or(0);
     let left = 24 + 8 * widest as i32;
@@ -48,7 +46,8 @@ pub fn ranges<S: AsRef<str>>(named: &[(S, Vec<f64>)], unit: &str) -> Result<Figu
             let middle = 16 + ROW * nth as i32 + ROW / 2;
             text(name.as_ref(), (left - 12, middle), HPos::Right)?;
             root.draw(&PathElement::new([(left, middle), (right, middle)], GRID)).map_err(drawing)?;
-            let (from, centre, to) = (at(lowest(values)), at(mean(values)), at(highest(values)));
+            let (lowest, highest) = extremes(values.iter().copied());
+            let (from, centre, to) = (at(lowest), at(mean(values)), at(highest));
             if values.len() == 1 {
                 let corners =
                     vec![(centre, middle - 6), (centre + 6, middle), (centre, middle + 6), (centre - 6, middle)];

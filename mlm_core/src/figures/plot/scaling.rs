@@ -4,7 +4,7 @@ use plotters::coord::combinators::{BindKeyPoints, LogCoord, WithKeyPoints};
 use plotters::prelude::*;
 use plotters::series::DashedLineSeries;
 
-use super::{INK, RUNS, card, draw_legend, draw_mesh, drawing, large};
+use super::{INK, RUNS, card, decades, draw_legend, draw_mesh, drawing, extremes, large};
 use crate::analysis::scaling::PowerLaw;
 use crate::error::Result;
 use crate::figures::figure::Figure;
@@ -17,8 +17,7 @@ use crate::figures::figure::Figure;
 pub fn scaling(points: &[(f64, f64)], x: &str, y: &str) -> Result<Figure> {
     let law = PowerLaw::fit(points)?;
     let range = |numbers: &mut dyn Iterator<Item = f64>| {
-        let (least, most) =
-            numbers.fold((f64::INFINITY, 0.0_f64), |(least, most), now| (least.min(now), most.max(now)));
+        let (least, most) = extremes(numbers);
         (least / 1.2, most * 1.2)
     };
     let (left, right) = range(&mut points.iter().map(|point| point.0));
@@ -64,8 +63,5 @@ pub fn scaling(points: &[(f64, f64)], x: &str, y: &str) -> Result<Figure> {
 
 /// An axis with 1, 2, 5, 10, 20 and so on.
 fn logarithmic(from: f64, to: f64) -> WithKeyPoints<LogCoord<f64>> {
-    let decades = from.log10().floor() as i32..=to.log10().floor() as i32;
-    let marks = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|digit| digit * 10_f64.powi(decade)));
-    let marks = marks.filter(|mark| (from..=to).contains(mark)).collect();
-    LogCoord::from((from..to).log_scale()).with_key_points(marks)
+    LogCoord::from((from..to).log_scale()).with_key_points(decades(from, to, &[1.0, 2.0, 5.0]))
 }

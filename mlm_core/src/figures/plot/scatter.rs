@@ -3,7 +3,7 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::{RUNS, card, draw_mesh, drawing, letters, write};
+use super::{RUNS, card, draw_mesh, drawing, extremes, letters, write};
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
 
@@ -111,7 +111,6 @@ impl Area {
 
 /// The middle between the least and the largest, and how far both are from it.
 fn middle(numbers: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (least, largest) = numbers
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(least, largest), number| (least.min(number), largest.max(number)));
+    let (least, largest) = extremes(numbers);
     ((least + largest) / 2.0, (largest - least) / 2.0)
 }
