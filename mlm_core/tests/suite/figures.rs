@@ -270,6 +270,8 @@ fn a_heat_map_has_a_number_in_each_cell() {
     assert_says(&signed, &["-2.00", "#2166AC"]);
     let rounded = svg(&plot::heat_map(&["a"], &["x", "y"], &[vec![-0.001, 1.0]], "nats").unwrap());
     assert_says(&rounded, &["0.00", "#08306B"]);
+    let nothing = svg(&plot::heat_map(&["a"], &["x"], &[vec![1e-6]], "nats").unwrap());
+    assert!(nothing.contains("0.0000") && !nothing.contains("#08306B"), "{nothing}");
     assert_says(&message(plot::heat_map(&["a"], &["x", "y"], &[vec![1.0]], "nats")), &["values", "1 rows of 2", "[1]"]);
     assert_says(&message(plot::heat_map::<&str, &str>(&[], &[], &[], "nats")), &["rows", "none"]);
 }

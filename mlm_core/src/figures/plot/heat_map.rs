@@ -27,7 +27,7 @@ fn faded(share: f32, end: (u8, u8, u8)) -> RGBColor {
 }
 
 /// Draws a table of numbers, each in its cell and as its colour: the further from 0, the darker, blue, or where some are
-/// negative, red above 0 and blue below; what rounds to 0 is written in grey. `values` holds a row for each of `rows`, in
+/// negative, red above 0 and blue below; what rounds to 0 is written in grey on white. `values` holds a row for each of `rows`, in
 /// it a number for each of `columns`, all in the same `unit`. Where there is nothing to say, a NaN leaves the cell grey.
 ///
 /// # Errors
@@ -74,7 +74,7 @@ pub fn heat_map<R: AsRef<str>, C: AsRef<str>>(
             text(row.as_ref(), (left - 8, top + ROW / 2), HPos::Right)?;
             for (column, &value) in values.iter().enumerate() {
                 let x = left + cell * column as i32;
-                let share = (value / largest) as f32;
+                let share = if rounds_to_0(value) { 0.0 } else { (value / largest) as f32 };
                 let colour = if signed { diverging(share) } else { sequential(share) };
                 let corners = [(x, top), (x + cell - 1, top + ROW - 1)];
                 root.draw(&Rectangle::new(corners, colour.filled())).map_err(drawing)?;
