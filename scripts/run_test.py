@@ -1,5 +1,6 @@
 """A training in the background of a kernel: what the class does to it loses nothing. `scripts/test` runs it."""
 
+import contextlib
 import os
 import pathlib
 import random
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from kernel_test import IMPORTS, processes
+from kernel_test import IMPORTS, processes, within_seconds
 
 pytestmark = pytest.mark.xdist_group("two kernels")
 PREPARE = IMPORTS + """
@@ -38,16 +39,21 @@ def resume(folder, config="long"):
     return f'let run = Run::resume("{folder}", &texts, &model, &{config}, &back_end)?;'
 
 
-def runs(kernel, name="mlm_core run"):
-    """How many threads of the kernel's processes have that name; Linux tells it."""
+def threads(kernel, name):
+    """The processes of the kernel's threads with that name, one for each; Linux tells it."""
     if sys.platform != "linux":
         pytest.skip("counts threads as Linux shows them")
-    return sum(threads(pid).count(name) for pid, _, _ in processes(kernel.pid))
+    found = []
+    for pid, _, _ in processes(kernel.pid):
+        for path in pathlib.Path(f"/proc/{pid}/task").glob("*/comm"):
+            with contextlib.suppress(OSError):  # it has just ended
+                found += [pid] * (path.read_text().strip() == name)
+    return found
 
 
-def threads(pid):
-    """Their names."""
-    return [path.read_text().strip() for path in pathlib.Path(f"/proc/{pid}/task").glob("*/comm")]
+def has(kernel, count, name="mlm_core run"):
+    """Whether it comes to have so many: a thread names itself when it first runs, and goes after it was joined."""
+    return within_seconds(10, lambda: len(threads(kernel, name)) == count)
 
 
 def test_the_same_cell_again_leaves_one_run(kernels, tmp_path):
@@ -58,14 +64,14 @@ def test_the_same_cell_again_leaves_one_run(kernels, tmp_path):
         steps.append(int(re.search(r"after (\d+) steps", kernel.expect(STATE))[1]))
         succeeded, shown = kernel.run('panic!("on purpose");')
         assert not succeeded and "on purpose" in shown
-        assert runs(kernel) == 1
+        assert has(kernel, 1)
     assert steps == sorted(steps) and "Training" in kernel.expect(STATE)
     assert "the [MASK] is a lie" in kernel.expect(
         'markup::predictions(&fill_mask(&run.model()?, &texts.tokenizer, "the [MASK] is a lie", 3)?)'
     )
     assert "svg" in kernel.expect("run.plot()?")
     kernel.expect("drop(run);")
-    assert runs(kernel) == 0
+    assert has(kernel, 0)
 
 
 def test_kernels_have_a_run_each_and_do_not_share_one(kernels, tmp_path):
@@ -113,7 +119,7 @@ def test_a_live_figure_changes_while_later_cells_run(kernels, tmp_path):
     for _ in range(5):
         kernel.expect('run.live("the [MASK] is a lie")?;')
     time.sleep(2)
-    assert runs(kernel) == 1 and runs(kernel, "mlm_core live") == 1
+    assert has(kernel, 1) and has(kernel, 1, "mlm_core live")
     succeeded, shown = kernel.run('run.live("no gap")?;')
     assert not succeeded and "[MASK]" in shown
     kernel.expect("drop(run);")
@@ -138,7 +144,8 @@ def test_a_live_figure_says_how_to_go_on_when_its_process_is_killed(kernels, tmp
     kernel, another = kernels
     another.expect(resume(tmp_path / "run"))
     another.expect('run.live("the [MASK] is a lie")?;')
-    (cells,) = [pid for pid, _, _ in processes(another.pid) if "mlm_core live" in threads(pid)]
+    assert has(another, 1, "mlm_core live")
+    (cells,) = threads(another, "mlm_core live")
     os.kill(cells, signal.SIGKILL)
     shown = ""
     while "update_display_data" not in shown or "Run::resume" not in shown:
