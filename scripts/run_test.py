@@ -74,6 +74,22 @@ def test_the_same_cell_again_leaves_one_run(kernels, tmp_path):
     assert has(kernel, 0)
 
 
+def test_cells_go_before_a_training_in_the_background(kernels, tmp_path):
+    kernel = kernels[0]
+    kernel.expect(resume(tmp_path / "run"))
+    kernel.expect('run.live("the [MASK] is a lie")?;')
+    assert has(kernel, 1, "mlm_core live")
+    # Of the engine of two threads, one is the run's own.
+    named = {name: threads(kernel, name) for name in ["mlm_core run", "mlm_core 1", "mlm_core live"]}
+    (cells,) = {pid for pids in named.values() for pid in pids}
+    nice = {}
+    for task in pathlib.Path(f"/proc/{cells}/task").iterdir():
+        # proc_pid_stat(5): behind the name in brackets, which may hold anything, the 17th field is the niceness.
+        nice.setdefault(int((task / "stat").read_text().rpartition(")")[2].split()[16]), []).append((task / "comm").read_text().strip())
+    assert sorted(nice) == [0, 10] and sorted(nice[10]) == sorted(named)
+    kernel.expect("drop(run);")
+
+
 def test_kernels_have_a_run_each_and_do_not_share_one(kernels, tmp_path):
     for kernel, folder in zip(kernels, ["one", "other"], strict=True):
         kernel.expect(resume(tmp_path / folder))

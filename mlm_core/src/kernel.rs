@@ -62,10 +62,18 @@ pub(crate) fn check_interrupt() -> Result<()> {
     Ok(())
 }
 
-/// Says that this thread goes on when the stop button ends a cell.
+/// Says that this thread goes on when the stop button ends a cell, and that others go first where cores are scarce.
 pub(crate) fn background() {
     IN_BACKGROUND.set(true);
+    // On Linux it is the niceness of the thread that calls, elsewhere that of the whole process.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(None, NICENESS);
 }
+
+/// Of threads in the background. At 10, not 0, one has a tenth of a core that another thread wants, too (sched(7): each level is a
+/// factor of 1.25).
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;
 
 /// Something below a cell that changes while later ones run.
 pub(crate) struct Display {

@@ -267,7 +267,7 @@ fn the_lab_from_a_terminal() {
     assert!(mlm(&["plot", out, "--out", &png]).status.success());
     let png = fs::read(png).unwrap();
     let number = |at: usize| u32::from_be_bytes(png[at..at + 4].try_into().unwrap());
-    assert_eq!((&png[1..4], number(16), number(20)), (b"PNG".as_slice(), 1440, 800));
+    assert_eq!((&png[1..4], number(16), number(20)), (b"PNG".as_slice(), 2 * 788, 2 * 400));
 }
 
 /// A perplexity says nothing of the words that the vocabulary does not know; how many there are is said.

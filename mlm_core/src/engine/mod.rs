@@ -55,7 +55,7 @@ use crate::engine::pool::{Pool, lock};
 use crate::engine::share::{Attended, Share};
 use crate::engine::state::{Parts, State, Step, Worker, write};
 use crate::error::{Error, Result};
-use crate::kernel::check_interrupt;
+use crate::kernel::{self, check_interrupt};
 use crate::model::config::ModelConfig;
 use crate::model::encoder::{Encoded, Encoder, Mode, Score};
 use crate::model::gradients::Gradients;
@@ -191,6 +191,10 @@ impl Engine {
 impl Encoder for Engine {
     fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    fn go_to_background(&mut self) {
+        lock(&self.state).pool.run(&|_| kernel::background());
     }
 
     fn params(&self) -> Result<Params> {

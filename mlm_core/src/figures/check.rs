@@ -86,6 +86,11 @@ impl Check {
         Figure::html(html)
     }
 
+    /// What is right so far and what is wrong; once all is right, below it a figure of what has been worked out.
+    pub fn and_show(&self, figure: Figure) -> Figure {
+        Figure::stack([self.to_figure()].into_iter().chain(self.passed().then_some(figure)))
+    }
+
     fn lines(&self) -> Vec<String> {
         let mut lines = vec![if self.passed() { "All right." } else { "Not yet." }.to_owned()];
         lines.extend(self.right.iter().map(|what| format!("✓ {what}")));
@@ -106,9 +111,17 @@ impl Debug for Check {
     }
 }
 
-/// With six digits, or as many as stand before the point.
+/// With six digits, or as many as stand before the point; before that, what is not a short decimal as the fraction that it is.
 fn rounded(number: f64) -> String {
     let digits = 5 - number.abs().max(1e-300).log10().floor().clamp(-12.0, 5.0) as i32;
     let scale = 10f64.powi(digits);
-    if number.is_finite() { ((number * scale).round() / scale).to_string() } else { number.to_string() }
+    if !number.is_finite() {
+        return number.to_string();
+    }
+    let decimal = (number * scale).round() / scale;
+    let is_whole = |times: f64| (times - times.round()).abs() < 1e-10;
+    match (2..=100).map(f64::from).find(|below| is_whole(number * below)) {
+        Some(below) if !is_whole(number * scale) => format!("{}/{below} ({decimal})", (number * below).round()),
+        _ => decimal.to_string(),
+    }
 }

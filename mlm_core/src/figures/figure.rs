@@ -38,7 +38,7 @@ impl Part {
         match self {
             Part::Html(fragment) => fragment.clone(),
             Part::Svg { source, description } => format!(
-                "<img style=\"max-width: 100%\" alt=\"{}\" src=\"data:image/svg+xml;base64,{}\">",
+                "<img style=\"max-width: 100%; box-sizing: border-box; border: 1px solid #d8dee4; border-radius: 6px\" alt=\"{}\" src=\"data:image/svg+xml;base64,{}\">",
                 encode_double_quoted_attribute(description),
                 STANDARD.encode(source)
             ),

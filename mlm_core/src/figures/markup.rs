@@ -88,15 +88,16 @@ pub fn predictions(filled: &FilledMask) -> Figure {
         if filled.masks.len() > 1 {
             let _ = write!(html, "<div style=\"margin: 4px 0\">[MASK] {}</div>", nth + 1);
         }
-        html.push_str("<table style=\"border-collapse: collapse\">");
+        // Columns as wide in one table as in the next, so that the bars of several can be compared.
+        html.push_str("<table style=\"border-collapse: collapse; table-layout: fixed; width: 480px; margin: 0\">");
         for candidate in candidates {
             let percent = 100.0 * candidate.probability;
             let _ = write!(
                 html,
-                "<tr><td style=\"text-align: right; padding: 1px 8px\">{}</td>\
-                 <td style=\"width: 260px; padding: 1px 0\"><div style=\"width: {percent:.1}%; min-width: 1px; \
+                "<tr><td style=\"width: 140px; text-align: right; padding: 1px 8px; overflow-wrap: anywhere\">{}</td>\
+                 <td style=\"padding: 1px 0\"><div style=\"width: {percent:.1}%; min-width: 1px; \
                  height: 14px; background-color: #0072b2\"></div></td>\
-                 <td style=\"text-align: right; padding: 1px 8px\">{percent:.1} %</td></tr>",
+                 <td style=\"width: 60px; text-align: right; padding: 1px 8px\">{percent:.1} %</td></tr>",
                 encode_text(&candidate.token)
             );
         }
@@ -114,7 +115,7 @@ pub fn gaps(runs: &[&History]) -> Figure {
     let cell = |html: &mut String, text: &str| {
         let _ = write!(html, "<td style=\"text-align: right; padding: 1px 8px\">{}</td>", encode_text(text));
     };
-    let mut html = String::from("<table style=\"border-collapse: collapse\"><tr>");
+    let mut html = String::from("<table style=\"border-collapse: collapse; margin: 0\"><tr>");
     for title in ["run", "unigram", "neighbours", "at best", "validation", "floor", "gap closed"] {
         let _ = write!(html, "<th style=\"text-align: right; padding: 1px 8px\">{title}</th>");
     }

@@ -6,6 +6,7 @@ use std::fmt;
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::Result;
+use crate::kernel;
 use crate::model::config::ModelConfig;
 use crate::model::gradients::Gradients;
 use crate::model::params::Params;
@@ -97,6 +98,12 @@ pub trait Encoder: Weights + fmt::Debug + Send {
     /// # Errors
     /// When there is none, or `gradients` belong to another model.
     fn backward(&mut self, gradients: &mut Gradients) -> Result<()>;
+
+    /// Says that the calling thread and those that compute for it work in the background: on Linux, whoever else wants the
+    /// cores goes first. There is no way back. A [`crate::Run`] does so, so that cells are as fast as without it.
+    fn go_to_background(&mut self) {
+        kernel::background();
+    }
 
     /// The scores of each token of the vocabulary at the masked rows, before the softmax `[masked, vocab]`.
     ///

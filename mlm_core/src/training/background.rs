@@ -267,6 +267,7 @@ impl Shared {
 
     /// The loop of notebook 08; gives the last weights. The folder is free when it returns.
     fn work(&self, mut training: Training) -> Result<Params> {
+        training.go_to_background();
         let begun = training.step_number();
         // When the speed was last measured, the step and the tokens since then.
         let (mut measured, mut first, mut tokens) = (Instant::now(), begun, 0);

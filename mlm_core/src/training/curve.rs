@@ -38,10 +38,11 @@ impl LossCurve {
         }
     }
 
-    /// The means, each with the last step that it was taken over, where the last one of all has this number.
-    pub(crate) fn points(&self, last_step: usize) -> Vec<(usize, f64)> {
-        let step = |nth: usize| last_step.saturating_sub(self.count + (self.means.len() - 1 - nth) * self.width);
-        self.means.iter().enumerate().map(|(nth, &mean)| (step(nth), mean)).collect()
+    /// The means, each in the middle of the steps that it was taken over, where the last one of all has this number.
+    pub(crate) fn points(&self, last_step: usize) -> Vec<(f64, f64)> {
+        let last = |nth: usize| last_step.saturating_sub(self.count + (self.means.len() - 1 - nth) * self.width);
+        let middle = |nth: usize| last(nth) as f64 - (self.width - 1) as f64 / 2.0;
+        self.means.iter().enumerate().map(|(nth, &mean)| (middle(nth), mean)).collect()
     }
 }
 
@@ -56,9 +57,9 @@ mod tests {
             curve.push(step as f64);
             let points = curve.points(step);
             assert!(points.len() < MOST);
-            // Of the losses 1, 2, 3, … the mean over some steps lies half their number below the last of them.
-            for (last, mean) in points {
-                assert_eq!(mean, last as f64 - (curve.width - 1) as f64 / 2.0);
+            // Of the losses 1, 2, 3, … the mean over some steps is the number of the middle one.
+            for (middle, mean) in points {
+                assert_eq!(mean, middle);
             }
         }
         assert!(curve.means.len() >= MOST / 2 - 1);

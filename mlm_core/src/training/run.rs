@@ -374,6 +374,11 @@ impl Training {
         &self.curve
     }
 
+    /// See [`Encoder::go_to_background`].
+    pub(crate) fn go_to_background(&mut self) {
+        self.encoder.go_to_background();
+    }
+
     /// The model as it is now.
     pub fn encoder(&self) -> &dyn Encoder {
         self.encoder.as_ref()

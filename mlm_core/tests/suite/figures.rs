@@ -36,8 +36,42 @@ fn loss_curves_of_several_runs_share_their_axes() {
         &["epoch", "loss (nats per masked token)", "lr 1e-3: training", "lr 1e-3: validation", "a &lt; b &amp;"],
     );
     assert!(!drawing.contains("a < b"));
+    let alone = svg(&plot::loss_curve(&[&first]).unwrap());
+    assert!(alone.contains("\ntraining\n") && !alone.contains("lr 1e-3"), "one run needs no name");
     assert_says(&message(plot::loss_curve(&[])), &["runs"]);
     assert_says(&message(plot::loss_curve(&[&History::new("empty")])), &["runs"]);
+}
+
+#[test]
+fn a_mean_over_an_epoch_stands_in_its_middle() {
+    let drawing = svg(&plot::loss_curve(&[&run("run", &[4.0, 2.0, 1.0])]).unwrap());
+    let at: Vec<f64> =
+        (drawing.split("<circle cx=\"").skip(1)).map(|rest| rest.split('"').next().unwrap().parse().unwrap()).collect();
+    // Of training the mean of what the batches of an epoch lost; of validation what is lost before the first and after each.
+    let (training, validation) = at.split_at(2);
+    let epoch = (validation[2] - validation[0]) / 2.0;
+    for (nth, at) in training.iter().enumerate() {
+        assert!((at - validation[nth] - epoch / 2.0).abs() <= 1.0, "{training:?} between {validation:?}");
+    }
+}
+
+#[test]
+fn names_of_lines_do_not_lie_upon_each_other() {
+    let linear = plot::Scale::Linear;
+    let names: Vec<String> = (0..6).map(|nth| format!("name {nth}")).collect();
+    // All end in one place: at the bottom, at the top.
+    for end in [0.0, 1.0] {
+        let curves: Vec<_> = names.iter().map(|name| (name, vec![(0.0, 0.0), (0.5, 1.0), (1.0, end)])).collect();
+        let drawing = svg(&plot::curves(&curves, ("x", linear), ("y", linear)).unwrap());
+        let height = |name: &String| -> f64 {
+            let before = &drawing[..drawing.find(&format!("\n{name}\n")).unwrap()];
+            before.rsplit(" y=\"").next().unwrap().split('"').next().unwrap().parse().unwrap()
+        };
+        let mut heights: Vec<f64> = names.iter().map(height).collect();
+        heights.sort_by(f64::total_cmp);
+        assert!(heights.windows(2).all(|pair| pair[1] - pair[0] >= 16.0), "{heights:?}");
+        assert!(heights[0] > 8.0 && heights[5] < 392.0, "{heights:?} of a card 400 pixels high");
+    }
 }
 
 #[test]
@@ -74,7 +108,10 @@ fn a_power_law_is_found_again() {
 #[test]
 fn bars_are_as_long_as_their_numbers() {
     let drawing = svg(&plot::bars(&[("one < two", 100.0), ("half", 50.0), ("none", 0.0)], "GFLOP/s").unwrap());
-    assert_says(&drawing, &["one &lt; two", "GFLOP/s", "100", "50", "0.0", r#"width="420""#, r#"width="210""#]);
+    assert_says(
+        &drawing,
+        &["one &lt; two", "GFLOP/s", "\n100\n", "\n50\n", "\n0\n", r#"width="420""#, r#"width="210""#],
+    );
     assert_says(&message(plot::bars::<&str>(&[], "s")), &["named", "none"]);
     assert_says(&message(plot::bars(&[("bad", f64::NAN)], "s")), &["NaN", "bad"]);
     assert_says(&message(plot::bars(&[("bad", -1.0)], "s")), &["-1", "bad"]);
@@ -269,9 +306,9 @@ fn a_heat_map_has_a_number_in_each_cell() {
     let signed = svg(&plot::heat_map(&["a"], &["x", "y"], &[vec![-2.0, 1.0]], "nats").unwrap());
     assert_says(&signed, &["-2.00", "#2166AC"]);
     let rounded = svg(&plot::heat_map(&["a"], &["x", "y"], &[vec![-0.001, 1.0]], "nats").unwrap());
-    assert_says(&rounded, &["0.00", "#08306B"]);
+    assert_says(&rounded, &["\n0\n", "#08306B"]);
     let nothing = svg(&plot::heat_map(&["a"], &["x"], &[vec![1e-6]], "nats").unwrap());
-    assert!(nothing.contains("0.0000") && !nothing.contains("#08306B"), "{nothing}");
+    assert!(nothing.contains("\n0\n") && !nothing.contains("#08306B"), "{nothing}");
     assert_says(&message(plot::heat_map(&["a"], &["x", "y"], &[vec![1.0]], "nats")), &["values", "1 rows of 2", "[1]"]);
     assert_says(&message(plot::heat_map::<&str, &str>(&[], &[], &[], "nats")), &["rows", "none"]);
 }
@@ -316,7 +353,9 @@ fn points_that_crowd_keep_their_colour_and_lose_their_name() {
     let figure = plot::scatter(&points, "first", "second").unwrap();
     let drawing = svg(&figure);
     assert_says(&drawing, &["a&lt;b", "girls", "first", "second", "Tom"]);
-    assert_eq!(drawing.matches("<circle").count(), 41 + 2); // and the legend's
+    // A shape a group, and one each in the legend.
+    assert_eq!(drawing.matches("<circle").count(), 40 + 1);
+    assert_eq!(drawing.matches("<rect").count(), 1 + 1 + 1, "the card, Tom, and his group's");
     let names = drawing.matches("Anna").count();
     assert!((1..=4).contains(&names), "{names} of 40 names in one place");
     assert_says(&figure.to_html(), &["Tom (a&lt;b) at 10.00, -1.00"]);
@@ -383,10 +422,17 @@ fn a_check_stops_at_what_is_wrong_and_says_what_was_expected() {
     assert_eq!(format!("{check:?}"), "Not yet.\n✓ a third\n✗ a list: expected [1, 3], got [1, 2]. Count <again>.");
     assert_says(&check.to_figure().to_html(), &["Not yet.", "✓ a third", "Count &lt;again&gt;."]);
 
+    let shown = |check: Check| check.and_show(Figure::html("<p>drawn</p>")).to_html();
+    assert!(!shown(check).contains("drawn"));
+    assert_says(&shown(Check::new().that("it holds", true, "")), &["All right.", "✓ it holds", "<p>drawn</p>"]);
+
     // A number that is none is never near; far numbers are told with as many digits as it takes.
     let wrong = |yours: f64, expected: f64| Check::new().near("it", yours, expected, "").wrong().unwrap().to_owned();
     assert_eq!(wrong(f64::NAN, 1.0), "it: expected 1, got NaN.");
     assert_eq!(wrong(f64::INFINITY, 0.5), "it: expected 0.5, got inf.");
     assert_eq!(wrong(123_456.789, 1e-3), "it: expected 0.001, got 123457.");
+    assert_eq!(wrong(1.0, 1.0 / 60.0), "it: expected 1/60 (0.0166667), got 1.");
+    assert_eq!(wrong(0.375, -200.0 / 3.0), "it: expected -200/3 (-66.6667), got 0.375.");
+    assert_eq!(wrong(8f64.sqrt(), 1e-7), "it: expected 0.0000001, got 2.82843.");
     assert!(Check::new().near("large", 1e6 + 50.0, 1e6, "").that("small", true, "").passed());
 }

@@ -25,7 +25,8 @@
 
     host.replaceChildren();
     host.style.cssText =
-      "display: inline-block; background: #ffffff; color: #24292f; font: 15px sans-serif; padding: 10px; max-width: 100%; overflow-x: auto";
+      "display: inline-block; background: #ffffff; color: #24292f; font: 15px sans-serif; padding: 10px; max-width: 100%; overflow-x: auto; " +
+      "box-sizing: border-box; border: 1px solid #d8dee4; border-radius: 6px";
     const controls = element(host, "div", { style: "display: flex; flex-wrap: wrap; gap: 6px; align-items: center; margin-bottom: 6px" });
     const hint = "point at a word; click keeps it" + (note && ` (${note})`);
     const said = element(host, "div", { style: "font-size: 13px; min-height: 18px", role: "status" }, hint);

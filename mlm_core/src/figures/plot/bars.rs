@@ -26,11 +26,9 @@ pub fn bars<S: AsRef<str>>(named: &[(S, f64)], unit: &str) -> Result<Figure> {
     let widest = named.iter().map(|(name, _)| name.as_ref().chars().count()).max().unwrap_or(0);
     let left = 24 + 8 * widest as i32;
     let (width, height) = (left + LONGEST as i32 + 84, 16 + BAR_ROW * named.len() as i32 + 36);
-    let number = |value: f64| match value {
-        ..1.0 => format!("{value:.2}"),
-        1.0..10.0 => format!("{value:.1}"),
-        _ => format!("{value:.0}"),
-    };
+    // All with the decimals that the largest needs for two digits.
+    let digits = (1.0 - largest.log10().floor()).clamp(0.0, 4.0) as usize;
+    let number = |value: f64| format!("{value:.digits$}");
     let mut source = String::new();
     {
         let root = card(&mut source, (width as u32, height as u32))?;

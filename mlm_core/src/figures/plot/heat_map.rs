@@ -27,7 +27,7 @@ fn faded(share: f32, end: (u8, u8, u8)) -> RGBColor {
 }
 
 /// Draws a table of numbers, each in its cell and as its colour: the further from 0, the darker, blue, or where some are
-/// negative, red above 0 and blue below; what rounds to 0 is written in grey on white. `values` holds a row for each of `rows`, in
+/// negative, red above 0 and blue below; what rounds to 0 is a grey 0 on white. `values` holds a row for each of `rows`, in
 /// it a number for each of `columns`, all in the same `unit`. Where there is nothing to say, a NaN leaves the cell grey.
 ///
 /// # Errors
@@ -38,7 +38,8 @@ pub fn heat_map<R: AsRef<str>, C: AsRef<str>>(
     values: &[Vec<f64>],
     unit: &str,
 ) -> Result<Figure> {
-    const FAINT: RGBColor = RGBColor(175, 184, 193);
+    // Of the greys that text may have on white, a light one: zeros are read last.
+    const FAINT: RGBColor = RGBColor(110, 119, 129);
     const ROW: i32 = 24;
     const LETTER: i32 = 8;
     const WIDEST: i32 = 960;
@@ -79,8 +80,10 @@ pub fn heat_map<R: AsRef<str>, C: AsRef<str>>(
                 let corners = [(x, top), (x + cell - 1, top + ROW - 1)];
                 root.draw(&Rectangle::new(corners, colour.filled())).map_err(drawing)?;
                 if value.is_finite() {
-                    let ink = if rounds_to_0(value) { FAINT } else { ink_on(colour) };
-                    let written = format!("{:.digits$}", if rounds_to_0(value) { 0.0 } else { value });
+                    let (ink, written) = match rounds_to_0(value) {
+                        true => (FAINT, "0".to_owned()),
+                        false => (ink_on(colour), format!("{value:.digits$}")),
+                    };
                     let at = (x + cell / 2, top + ROW / 2);
                     write(&root, &written, at, letters(15, HPos::Center).color(&ink))?;
                 }

@@ -1,13 +1,15 @@
 //! Takes histories, recoveries, attention, vectors, points and measurements, draws them as [`Figure`]s.
 //!
-//! Each drawing stands on a white card with dark text, so that it reads the same in a light and a dark notebook, on
-//! paper and on a projector.
+//! Each drawing stands on a white card with dark text, in a light notebook as in a dark one. That is on purpose: white is what
+//! a heat map has for 0, a drawing is saved, printed and thrown on a wall, and a sentence about its colours has to be true
+//! wherever it is read. JupyterLab cannot tell an image, either, which theme it has.
 
 use std::fmt::Display;
 
 use plotters::chart::MeshStyle;
 use plotters::coord::CoordTranslate;
 use plotters::coord::ranged1d::{Ranged, ValueFormatter};
+use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -17,6 +19,7 @@ use crate::figures::figure::Figure;
 
 mod attention;
 mod attention_view;
+mod axis;
 mod bars;
 mod curves;
 mod heat_map;
@@ -29,8 +32,9 @@ mod vectors;
 
 pub use attention::{head_view, model_view};
 pub use attention_view::attention_view;
+pub use axis::Scale;
 pub use bars::bars;
-pub use curves::{Scale, curves};
+pub use curves::curves;
 pub use heat_map::heat_map;
 pub use losses::{loss_bands, loss_curve, progress};
 pub use ranges::ranges;
@@ -39,6 +43,8 @@ pub use scaling::scaling;
 pub use scatter::scatter;
 pub use vectors::vectors;
 
+/// How wide a chart is that has the names of its lines beside it, in pixels.
+const PLOT: i32 = 660;
 /// Text and axes.
 const INK: RGBColor = RGBColor(36, 41, 47);
 /// Lines of the grid.
@@ -96,6 +102,46 @@ fn draw_mesh<X: Ranged + ValueFormatter<X::ValueType>, Y: Ranged + ValueFormatte
         .map_err(drawing)
 }
 
+/// What a line is called, how high it ends, and its look: its dashes and spaces, in pixels, if it has any.
+struct LineName {
+    text: String,
+    height: i32,
+    line: ShapeStyle,
+    dashes: Option<(u32, u32)>,
+}
+
+/// How wide the names of lines are, about, with all that stands beside them.
+fn width_of_names<S: AsRef<str>>(names: &[S]) -> i32 {
+    48 + 8 * names.iter().map(|name| name.as_ref().chars().count()).max().unwrap_or(0) as i32
+}
+
+/// Writes the names of lines where these end, right of `left`: each as high as its line ends, or as near as the others let it.
+fn write_names(root: &Card<'_>, mut names: Vec<LineName>, left: i32) -> Result<()> {
+    const ROW: i32 = 20;
+    const BELOW: i32 = 50;
+    names.sort_by_key(|name| name.height);
+    let mut free = ROW / 2 + 8;
+    for name in &mut names {
+        name.height = name.height.max(free);
+        free = name.height + ROW;
+    }
+    let mut free = root.dim_in_pixel().1 as i32 - BELOW;
+    for name in names.iter_mut().rev() {
+        name.height = name.height.min(free);
+        free = name.height - ROW;
+    }
+    for LineName { text, height, line, dashes } in names {
+        let sample = [(left, height), (left + 20, height)];
+        match dashes {
+            Some((dash, space)) => root.draw(&DashedPathElement::new(sample, dash, space, line)),
+            None => root.draw(&PathElement::new(sample, line)),
+        }
+        .map_err(drawing)?;
+        write(root, &text, (left + 26, height), letters(16, HPos::Left))?;
+    }
+    Ok(())
+}
+
 /// What the lines of a chart are called.
 fn draw_legend<'a, 'b: 'a, C: CoordTranslate>(
     chart: &mut ChartContext<'a, SVGBackend<'b>, C>,
@@ -120,23 +166,6 @@ fn mean(values: &[f64]) -> f64 {
 /// The lowest and the highest of some values.
 fn extremes(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
     values.into_iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
-}
-
-/// Those digits times powers of ten, as far as they lie between two positive numbers.
-fn decades(from: f64, to: f64, digits: &[f64]) -> Vec<f64> {
-    let powers = from.log10().floor() as i32..=to.log10().floor() as i32;
-    let marks = powers.flat_map(|power| digits.iter().map(move |digit| digit * 10_f64.powi(power)));
-    marks.filter(|mark| (from..=to).contains(mark)).collect()
-}
-
-/// 3.5, 20, 350, 35k, 1M.
-fn large(number: f64) -> String {
-    match number {
-        ..10.0 if number.fract() != 0.0 => format!("{number:.1}"),
-        ..1e4 => format!("{number:.0}"),
-        ..1e6 => format!("{:.0}k", number / 1e3),
-        _ => format!("{:.0}M", number / 1e6),
-    }
 }
 
 fn drawing(error: impl Display) -> Error {

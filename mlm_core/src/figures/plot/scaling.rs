@@ -1,10 +1,12 @@
 //! Losses that follow a power law.
 
 use plotters::coord::combinators::{BindKeyPoints, LogCoord, WithKeyPoints};
+use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::series::DashedLineSeries;
 
-use super::{INK, RUNS, card, decades, draw_legend, draw_mesh, drawing, extremes, large};
+use super::axis::{decades, large};
+use super::{INK, RUNS, card, draw_legend, draw_mesh, drawing, extremes};
 use crate::analysis::scaling::PowerLaw;
 use crate::error::Result;
 use crate::figures::figure::Figure;
@@ -47,8 +49,14 @@ pub fn scaling(points: &[(f64, f64)], x: &str, y: &str) -> Result<Figure> {
             .map_err(drawing)?
             .label(&said)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], fit));
-        let asymptote = stays.into_iter().flat_map(|stays| [(left, stays), (right, stays)]);
-        chart.draw_series(DashedLineSeries::new(asymptote, 2, 4, INK.into())).map_err(drawing)?;
+        if let Some(stays) = stays {
+            let asymptote = [(left, stays), (right, stays)];
+            chart
+                .draw_series(DashedLineSeries::new(asymptote, 2, 4, INK.into()))
+                .map_err(drawing)?
+                .label(format!("irreducible: {stays:.3}"))
+                .legend(|(x, y)| DashedPathElement::new([(x, y), (x + 24, y)], 2, 4, INK));
+        }
         chart
             .draw_series(points.iter().map(|&point| Circle::new(point, 4, ours.filled())))
             .map_err(drawing)?

@@ -3,11 +3,11 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::{RUNS, card, draw_mesh, drawing, extremes, letters, write};
+use super::{Card, RUNS, card, draw_mesh, drawing, extremes, letters, write};
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
 
-/// Draws points, each given by its group, its name and its coordinates, in a colour for each group. Both axes, which are
+/// Draws points, each given by its group, its name and its coordinates, in a colour and a shape for each group. Both axes, which are
 /// called `x` and `y`, have the same scale, so that distances are what they seem. Where points crowd, a name for which
 /// there is no room is left out.
 ///
@@ -61,7 +61,7 @@ pub fn scatter<G: AsRef<str>, S: AsRef<str>>(points: &[(G, S, f64, f64)], x: &st
         for (group, name, x, y) in points {
             let at = chart.backend_coord(&(*x, *y));
             let nth = groups.iter().position(|known| *known == group.as_ref()).unwrap_or_default();
-            root.draw(&Circle::new(at, 4, RUNS[nth].filled())).map_err(drawing)?;
+            draw_mark(&root, nth, at)?;
             placed.push(Area { left: at.0 - 4, right: at.0 + 4, top: at.1 - 4, bottom: at.1 + 4 });
             named.push((name.as_ref(), at));
         }
@@ -72,6 +72,10 @@ pub fn scatter<G: AsRef<str>, S: AsRef<str>>(points: &[(G, S, f64, f64)], x: &st
                 (HPos::Right, x - 7, y, x - 7 - width),
                 (HPos::Center, x, y - 13, x - width / 2),
                 (HPos::Center, x, y + 13, x - width / 2),
+                (HPos::Left, x + 5, y - 10, x + 5),
+                (HPos::Left, x + 5, y + 10, x + 5),
+                (HPos::Right, x - 5, y - 10, x - 5 - width),
+                (HPos::Right, x - 5, y + 10, x - 5 - width),
             ];
             for (align, x, y, left) in places {
                 let taken = Area { left, right: left + width, top: y - 7, bottom: y + 7 };
@@ -82,9 +86,9 @@ pub fn scatter<G: AsRef<str>, S: AsRef<str>>(points: &[(G, S, f64, f64)], x: &st
                 }
             }
         }
-        for (nth, (group, colour)) in groups.iter().zip(RUNS).enumerate() {
+        for (nth, group) in groups.iter().enumerate() {
             let at = 30 + 24 * nth as i32;
-            root.draw(&Circle::new((legend, at), 5, colour.filled())).map_err(drawing)?;
+            draw_mark(&root, nth, (legend, at))?;
             write(&root, group, (legend + 12, at), letters(15, HPos::Left))?;
         }
         root.present().map_err(drawing)?;
@@ -93,6 +97,20 @@ pub fn scatter<G: AsRef<str>, S: AsRef<str>>(points: &[(G, S, f64, f64)], x: &st
         .map(|(group, name, x, y)| format!("{} ({}) at {x:.2}, {y:.2}", name.as_ref(), group.as_ref()))
         .collect();
     Ok(Figure::svg(source, format!("Points, {x} and {y}. {}.", told.join("; "))))
+}
+
+/// Draws a point of a group, in its colour and its shape.
+fn draw_mark(root: &Card<'_>, group: usize, (x, y): (i32, i32)) -> Result<()> {
+    let style = RUNS[group].filled();
+    match group {
+        0 => root.draw(&Circle::new((x, y), 4, style)),
+        1 => root.draw(&Rectangle::new([(x - 4, y - 4), (x + 4, y + 4)], style)),
+        2 => root.draw(&TriangleMarker::new((x, y), 6, style)),
+        3 => root.draw(&Polygon::new(vec![(x, y - 6), (x + 6, y), (x, y + 6), (x - 6, y)], style)),
+        4 => root.draw(&Cross::new((x, y), 4, RUNS[group].stroke_width(2))),
+        _ => root.draw(&Circle::new((x, y), 4, RUNS[group].stroke_width(2))),
+    }
+    .map_err(drawing)
 }
 
 /// What a name or a point covers, in pixels.

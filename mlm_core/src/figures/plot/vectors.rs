@@ -33,7 +33,7 @@ pub fn vectors<S: AsRef<str>>(named: &[(S, Vec<f32>)]) -> Result<Figure> {
     let left = 24 + 7 * longest as i32;
     let number = (WIDTH / length as i32).clamp(7, 28); // wide
     // The scale needs its place, too.
-    let right = left + (number * length as i32).max(240);
+    let right = left + (number * length as i32).max(340);
     let (width, height) = (right + 24, 16 + STRIP_ROW * named.len() as i32 + 40);
     let mut source = String::new();
     {
@@ -57,6 +57,7 @@ pub fn vectors<S: AsRef<str>>(named: &[(S, Vec<f32>)]) -> Result<Figure> {
             cell((left + 52 + 3 * step, top), (3, 16), step as f32 / 20.0 - 1.0)?;
         }
         text(&format!("{largest:.2}"), (left + 52 + 3 * 41 + 8, top + 8), HPos::Left)?;
+        text(&format!("{length} numbers"), (right, top + 8), HPos::Right)?;
         root.present().map_err(drawing)?;
     }
     let names: Vec<&str> = named.iter().map(|(name, _)| name.as_ref()).collect();
