@@ -134,7 +134,10 @@ def draw(rows: list[dict[str, Any]]) -> None:
     """Tokens a second over the size of the model."""
     from matplotlib import pyplot
 
+    # A colour that colour-blind readers tell apart, too (Okabe and Ito), and a shape for each.
+    colours = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]
     pyplot.rcParams.update({"svg.fonttype": "path", "font.size": 11})
+    pyplot.rcParams["axes.prop_cycle"] = pyplot.cycler(color=colours, marker=["o", "s", "^", "D", "v", "x"])
     figure, axes = pyplot.subplots(figsize=(8, 5))
     rows = [row for row in rows if row["plan"] in [(size, 2, "f32") for size in CURVE]]
     rows.sort(key=lambda row: CURVE.index(row["size"]))
@@ -143,7 +146,7 @@ def draw(rows: list[dict[str, Any]]) -> None:
     rows = [row for row in rows if row["size"] in parameters]
     for name in dict.fromkeys(row["peer"] for row in rows):
         points = [(parameters[row["size"]], row["tokens_per_second"]) for row in rows if row["peer"] == name]
-        axes.plot(*zip(*points, strict=True), label=name, marker="o", linewidth=3 if name == ENGINE else 1.5)
+        axes.plot(*zip(*points, strict=True), label=name, linewidth=3 if name == ENGINE else 1.5)
     # What the engine would do if all of its useful operations ran as fast as a large product.
     ceiling = [row["tokens_per_second"] * row["sgemm_gflops"] / row["gflops"] for row in ours]
     axes.plot(parameters.values(), ceiling, "--", color="gray", label="ceiling: a product of 1024³")

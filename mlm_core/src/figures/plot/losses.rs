@@ -293,4 +293,4 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 
 /// The most points of a line, and of one on which each is marked by a ring.
 const MOST_POINTS: usize = 400;
-const MOST_RINGS: usize = 30;
+const MOST_RINGS: usize = 40;
