@@ -1,6 +1,6 @@
 """Runs notebooks from top to bottom in the Rust kernel, without a browser: `scripts/lab --execute` calls it.
 
-    execute.py [--write] [NOTEBOOK…]
+    execute.py [--write | --solved] [NOTEBOOK…]
 """
 
 import argparse
@@ -16,9 +16,12 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
+from exercises import solved
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "target/notebooks"
+SOLVED = EXECUTED / "solved"
 
 
 class PrintingClient(NotebookClient):
@@ -48,9 +51,13 @@ class PrintingClient(NotebookClient):
         return super().output(outs, msg, display_id, cell_index)
 
 
-def execute(path: pathlib.Path, write: bool = False, manager: KernelManager | None = None) -> bool:
-    """Runs one notebook, in a kernel of its own or in the one that a manager has; returns whether all its cells did."""
+def execute(path: pathlib.Path, write: bool = False, manager: KernelManager | None = None, solutions: bool = False) -> bool:
+    """Runs one notebook, in a kernel of its own or in the one that a manager has, as it stands or with the solutions of its
+    exercises; returns whether all its cells did."""
     notebook = nbformat.read(path, as_version=4)
+    out = SOLVED if solutions else EXECUTED
+    if solutions:
+        notebook = solved(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
@@ -66,8 +73,8 @@ def execute(path: pathlib.Path, write: bool = False, manager: KernelManager | No
     except (CellExecutionError, DeadKernelError, RuntimeError) as error:
         failure = error
     renumber(notebook)
-    EXECUTED.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, EXECUTED / path.name)
+    out.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, out / path.name)
     total = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in notebook.cells)
     if failure:
         print_errors(notebook, failure)
@@ -107,13 +114,15 @@ def print_errors(notebook: NotebookNode, failure: Exception) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/lab --execute")
     parser.add_argument("notebooks", nargs="*", type=pathlib.Path, metavar="NOTEBOOK")
-    parser.add_argument("--write", action="store_true", help="update the outputs of the notebooks themselves")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--write", action="store_true", help="update the outputs of the notebooks themselves")
+    how.add_argument("--solved", action="store_true", help="with the solutions of the exercises, to target/notebooks/solved/")
     arguments = parser.parse_args()
     paths = [path.resolve() for path in arguments.notebooks] or sorted(NOTEBOOKS.glob("*.ipynb"))
     for path in paths:
         if not path.is_file():
             sys.exit(f"no such notebook: {path}")
-    ran = [execute(path, arguments.write) for path in paths]
+    ran = [execute(path, arguments.write, solutions=arguments.solved) for path in paths]
     if not all(ran):
         sys.exit(1)
 

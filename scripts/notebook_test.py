@@ -13,6 +13,7 @@ import quickjs
 
 from conftest import ROOT
 from execute import EXECUTED
+from exercises import exercises, is_exercise
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 (LAB_08,) = [path for path in NOTEBOOKS if path.name.startswith("08_")]
@@ -23,8 +24,6 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 OWN_WORDS = {LAB_09: re.compile(r"nearest\(params, "), LAB_10: re.compile(r"\btrained\b|rust_docs")}
 # What they show is how fast this machine is, or numbers from inside of a model that has taken thousands of steps.
 OWN_NUMBERS = [LAB_09, LAB_11]
-# Between what the student writes and what checks it, in the cell of an exercise.
-CHECKED = "// The rest of the cell checks it.\n"
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 # What a long call says at its end, where it took more than a second.
 SLOW = re.compile(r"evaluating: \d+ batches in ")
@@ -63,10 +62,6 @@ def executed(played, path):
 
 def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def is_exercise(cell):
-    return "exercise" in cell.metadata.get("tags", [])
 
 
 def shown(cell):
@@ -367,15 +362,12 @@ def test_unsolved_exercises_say_what_is_missing(executed):
 @of(LAB_08, LAB_09)
 def test_each_solution_passes_its_check(played, path):
     """Where the notebook has been run to its end."""
-    kernel, solution = played(path), None
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code" and is_exercise(cell):
-            gap, checked = cell.source.split(CHECKED)
-            assert "your code here" in gap and "your code here" not in solution
-            said = kernel.expect(solution + CHECKED + checked)
-            assert "All right." in said and "Not yet." not in said, said
-        elif is_exercise(cell):
-            (solution,) = re.findall(r"<details><summary>A solution</summary>\n\n```rust\n(.*?)```\n\n</details>", cell.source, re.DOTALL)
+    kernel, notebook = played(path), nbformat.read(path, as_version=4)
+    for exercise in exercises(notebook):
+        cell = notebook.cells[exercise.at]
+        assert "your code here" in cell.source and "your code here" not in exercise.solved(cell)
+        said = kernel.expect(exercise.solved(cell))
+        assert "All right." in said and "Not yet." not in said, said
 
 
 @of(LAB_08)
