@@ -1,7 +1,9 @@
 """What is to be read: the pages and the notebooks. `scripts/test` runs it."""
 
+import itertools
 import json
 import re
+import subprocess
 
 import nbformat
 import pytest
@@ -92,3 +94,11 @@ def test_a_notebook_has_its_formulas_and_exercises_in_its_page(site, path):
 def test_the_view_of_attention_is_in_its_page(site):
     page = page_of(site, next(path for path in NOTEBOOKS if path.name.startswith("09_")))
     assert len(re.findall(r"""<div class="mlm-attention" data-attention=["']{""", page)) == 1 and "(() => {" in page
+
+
+@pytest.mark.parametrize("name", "bench browser lab parity site study test".split())
+def test_a_script_asked_for_help_says_all_that_its_first_lines_say(name):
+    script = ROOT / "scripts" / name
+    comment = itertools.takewhile(lambda line: line.startswith("#"), script.read_text(encoding="utf-8").splitlines()[1:])
+    said = subprocess.run([script, "--help"], check=True, capture_output=True, text=True).stdout
+    assert said.splitlines() == [line.removeprefix("#").removeprefix(" ") for line in comment]
