@@ -335,6 +335,9 @@ def test_notebook_10_closes_the_gap_and_breaks_the_plateau(executed):
     drawn = of("plot::curves(&lines")
     small, noise, nearby, unigram = (float(loss) for loss in re.findall(r"(?:small noise|noise|nearby|unigram) (\d\.\d+);", drawn)[:4])
     assert small > unigram - 0.1 and min(small, unigram) > noise > nearby + 0.5
+    looks = re.search(r"attention to a neighbour .*?small noise ([\d.]+); noise ([\d.]+); nearby ([\d.]+)\.", drawn)
+    small, noise, nearby = map(float, looks.groups())
+    assert small < 0.12 and small < noise < nearby and nearby > 0.6
     small, noise, nearby = (float(length) for length in re.findall(r": ([\d.e-]+) at the first step", drawn))
     assert 10 * small < noise < nearby
 

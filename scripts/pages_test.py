@@ -1,8 +1,10 @@
 """What is to be read: the pages and the notebooks. `scripts/test` runs it."""
 
+import csv
 import itertools
 import json
 import re
+import statistics
 import subprocess
 
 import nbformat
@@ -102,3 +104,49 @@ def test_a_script_asked_for_help_says_all_that_its_first_lines_say(name):
     comment = itertools.takewhile(lambda line: line.startswith("#"), script.read_text(encoding="utf-8").splitlines()[1:])
     said = subprocess.run([script, "--help"], check=True, capture_output=True, text=True).stdout
     assert said.splitlines() == [line.removeprefix("#").removeprefix(" ") for line in comment]
+
+
+def test_what_lab_10_says_of_the_study_holds_in_its_table():
+    with (ROOT / "data/study.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+
+    def of(experiment, text, setting, column="loss"):
+        chosen = [row for row in rows if [row["experiment"], row["text"], row["setting"]] == [experiment, text, setting]]
+        assert len(chosen) == 3
+        return [float(row[column]) for row in chosen]
+
+    def costs(text, setting):
+        return statistics.mean(of("ablation", text, setting)) - statistics.mean(of("ablation", text, "recipe"))
+
+    settings = {row["setting"] for row in rows if row["experiment"] == "ablation"}
+    texts = {"jargon": (3.47, 3.15), "devil": (3.97, 3.38), "faq": (4.63, 3.14)}
+    for text, (recipe, neighbours) in texts.items():
+        for setting in ["masks 15 %", "initial weights: noise"]:
+            assert min(of("ablation", text, setting)) > max(of("ablation", text, "recipe")) and costs(text, setting) > 0.5
+        assert min(of("ablation", text, "whole words")) > max(of("ablation", text, "recipe")) and costs(text, "whole words") > 0.2
+        assert 0 < costs(text, "batches of 32") < 0.3
+        stands = statistics.mean(of("ablation", text, "noise of 0.02 and masks 15 %"))
+        assert stands > statistics.mean(of("ablation", text, "recipe", "unigram")) - 0.1
+        assert round(statistics.mean(of("ablation", text, "recipe")), 2) == recipe
+        assert round(statistics.mean(of("ablation", text, "recipe", "neighbours")), 2) == neighbours
+        for setting in settings:
+            assert min(of("ablation", text, setting)) > max(of("ablation", text, setting, "neighbours")), "counting wins"
+    both = ["batches of 32", "initializer range 0.02"]
+    assert [round(costs(text, setting), 2) for text in ("jargon", "faq") for setting in both] == [0.06, 0.06, 0.24, 0.70]
+    assert all(min(of("ablation", "jargon", setting)) < max(of("ablation", "jargon", "recipe")) for setting in both), "overlap"
+    assert of("ablation", "stories", "whole words") == of("ablation", "stories", "recipe")
+    assert [round(costs("stories", setting), 2) for setting in ["masks 15 %", "noise of 0.02 and masks 15 %"]] == [0.09, 0.19]
+    left = statistics.mean(of("ablation", "stories", "recipe")) - statistics.mean(of("ablation", "stories", "recipe", "floor"))
+    assert round(left, 2) == 0.08
+
+    at_15, at_40 = (sorted(of(*those)) for those in [("questions", "stories", "masks 15 %"), ("epochs", "stories", "5 epochs")])
+    assert [round(loss, 2) for loss in (at_15[0], at_15[-1], at_40[0], at_40[-1])] == [0.53, 0.57, 0.61, 0.64]
+    loss = lambda size, column="loss": statistics.mean(of("text", "gcide", size, column))
+    assert abs(loss("48000 sentences") - loss("48000 sentences", "neighbours")) < 0.01, "it has caught up"
+    for size, model_wins in [(3000, False), (6000, True), (12000, True)]:
+        name = f"{size} sentences"
+        assert (loss(f"{name} and a larger model") < loss(name, "neighbours")) == model_wins
+    gained = [loss("3000 sentences", column) - loss("48000 sentences", column) for column in ("loss", "neighbours")]
+    assert [round(nats, 2) for nats in gained] == [0.84, 0.46]
+    closer = [loss(f"{size} sentences") - loss(f"{size} sentences", "neighbours") for size in (3000, 6000, 12000, 24000, 48000)]
+    assert closer == sorted(closer, reverse=True)
