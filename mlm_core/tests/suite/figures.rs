@@ -75,6 +75,19 @@ fn names_of_lines_do_not_lie_upon_each_other() {
 }
 
 #[test]
+fn a_figure_of_many_runs_has_room_for_their_names() {
+    let runs: Vec<History> = (0..30).map(|nth| run(&format!("number {nth:02}"), &[4.0, 2.0])).collect();
+    let drawing = svg(&plot::loss_curve(&runs.iter().collect::<Vec<_>>()).unwrap());
+    let mut heights: Vec<f64> = (drawing.split("<text x=\"").skip(1))
+        .filter(|text| text.contains("number"))
+        .map(|text| text.split(" y=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap())
+        .collect();
+    heights.sort_by(f64::total_cmp);
+    assert_eq!(heights.len(), 60);
+    assert!(heights[0] > 8.0 && heights.windows(2).all(|pair| pair[1] - pair[0] >= 16.0), "{heights:?}");
+}
+
+#[test]
 fn groups_of_runs_are_bands() {
     let groups =
         [("15 %", vec![run("a", &[9.0, 3.0, 1.0]), run("b", &[8.0, 4.0, 2.0])]), ("40 %", vec![run("c", &[8.0, 2.0])])];

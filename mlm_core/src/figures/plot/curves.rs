@@ -4,7 +4,7 @@ use plotters::prelude::*;
 use plotters::series::DashedLineSeries;
 
 use super::axis::{Scale, number};
-use super::{INK, LineName, PLOT, RUNS, card, draw_mesh, drawing, width_of_names, write_names};
+use super::{INK, LineName, RUNS, card_with_names, draw_mesh, drawing, write_names};
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
 
@@ -47,10 +47,10 @@ pub fn curves<S: AsRef<str>>(curves: &[(S, Vec<(f64, f64)>)], x: (&str, Scale), 
         .iter()
         .filter_map(|(name, points)| Some(format!("{} {}", name.as_ref(), number(points.last()?.1))))
         .collect();
-    let beside = width_of_names(&curves.iter().map(|(name, _)| name).collect::<Vec<_>>());
+    let names: Vec<&str> = curves.iter().map(|(name, _)| name.as_ref()).collect();
     let mut source = String::new();
     {
-        let root = card(&mut source, ((PLOT + beside) as u32, 400))?;
+        let (root, beside) = card_with_names(&mut source, &names)?;
         let mut chart = ChartBuilder::on(&root)
             .margin(16)
             .margin_right(beside)
@@ -81,7 +81,7 @@ pub fn curves<S: AsRef<str>>(curves: &[(S, Vec<(f64, f64)>)], x: (&str, Scale), 
             let height = chart.backend_coord(&place(last)).1;
             names.push(LineName { text: name.as_ref().to_owned(), height, line, dashes });
         }
-        write_names(&root, names, PLOT + 8)?;
+        write_names(&root, names)?;
         root.present().map_err(drawing)?;
     }
     let described = described.join("; ");

@@ -5,7 +5,7 @@ use plotters::prelude::*;
 use plotters::series::DashedLineSeries;
 
 use super::axis::{Axis, number};
-use super::{LineName, PLOT, RUNS, card, draw_mesh, drawing, extremes, mean, width_of_names, write_names};
+use super::{LineName, RUNS, card_with_names, draw_mesh, drawing, extremes, mean, write_names};
 use crate::analysis::baselines::Baselines;
 use crate::analysis::evaluate::Evaluation;
 use crate::error::{Error, Result};
@@ -101,10 +101,9 @@ fn losses(runs: &[Losses<'_>], baselines: Option<&Baselines>, last: f64, mut des
     };
     let mut names: Vec<String> = rules.iter().map(Rule::name).collect();
     names.extend(runs.iter().flat_map(|run| ["training", "validation"].map(|what| named(run, what))));
-    let beside = width_of_names(&names);
     let mut source = String::new();
     {
-        let root = card(&mut source, ((PLOT + beside) as u32, 400))?;
+        let (root, beside) = card_with_names(&mut source, &names)?;
         let mut chart = axes(&root, beside, (0.0, last), highest)?;
         let mut names = Vec::new();
         for (nth, run) in runs.iter().enumerate() {
@@ -127,7 +126,7 @@ fn losses(runs: &[Losses<'_>], baselines: Option<&Baselines>, last: f64, mut des
             }
         }
         draw_rules(&mut chart, &rules, (0.0, last), &mut names)?;
-        write_names(&root, names, PLOT + 8)?;
+        write_names(&root, names)?;
         root.present().map_err(drawing)?;
     }
     Ok(Figure::svg(source, description))
@@ -181,10 +180,9 @@ pub fn loss_bands<S: AsRef<str>>(groups: &[(S, Vec<History>)]) -> Result<Figure>
     let epochs = (1.0, last.max(2.0));
     let mut names: Vec<String> = rules.iter().map(Rule::name).collect();
     names.extend(bands.iter().map(|(name, _)| (*name).to_owned()));
-    let beside = width_of_names(&names);
     let mut source = String::new();
     {
-        let root = card(&mut source, ((PLOT + beside) as u32, 400))?;
+        let (root, beside) = card_with_names(&mut source, &names)?;
         let mut chart = axes(&root, beside, epochs, top)?;
         let mut names = Vec::new();
         for (nth, (name, band)) in bands.iter().enumerate() {
@@ -201,7 +199,7 @@ pub fn loss_bands<S: AsRef<str>>(groups: &[(S, Vec<History>)]) -> Result<Figure>
             names.push(LineName { text: (*name).to_owned(), height, line, dashes: None });
         }
         draw_rules(&mut chart, &rules, epochs, &mut names)?;
-        write_names(&root, names, PLOT + 8)?;
+        write_names(&root, names)?;
         root.present().map_err(drawing)?;
     }
     Ok(Figure::svg(source, format!("Validation loss in nats per masked token: {}.", described.join("; "))))

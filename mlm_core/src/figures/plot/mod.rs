@@ -7,7 +7,6 @@
 use std::fmt::Display;
 
 use plotters::chart::MeshStyle;
-use plotters::coord::CoordTranslate;
 use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
@@ -110,25 +109,31 @@ struct LineName {
     dashes: Option<(u32, u32)>,
 }
 
-/// How wide the names of lines are, about, with all that stands beside them.
-fn width_of_names<S: AsRef<str>>(names: &[S]) -> i32 {
-    48 + 8 * names.iter().map(|name| name.as_ref().chars().count()).max().unwrap_or(0) as i32
+/// A card for a chart with those names beside it, and how much room beside the chart they take: as high as they need.
+fn card_with_names<'a, S: AsRef<str>>(source: &'a mut String, names: &[S]) -> Result<(Card<'a>, i32)> {
+    let beside = 48 + 8 * names.iter().map(|name| name.as_ref().chars().count()).max().unwrap_or(0) as i32;
+    let height = (NAME_TOP + NAME_ROW * names.len() as i32 + NAME_BOTTOM).max(400);
+    Ok((card(source, ((PLOT + beside) as u32, height as u32))?, beside))
 }
 
-/// Writes the names of lines where these end, right of `left`: each as high as its line ends, or as near as the others let it.
-fn write_names(root: &Card<'_>, mut names: Vec<LineName>, left: i32) -> Result<()> {
-    const ROW: i32 = 20;
-    const BELOW: i32 = 50;
+/// Room for a name, and for none of them above and below, in pixels.
+const NAME_ROW: i32 = 20;
+const NAME_TOP: i32 = 18;
+const NAME_BOTTOM: i32 = 50;
+
+/// Writes the names of lines where these end: each as high as its line ends, or as near as the others let it.
+fn write_names(root: &Card<'_>, mut names: Vec<LineName>) -> Result<()> {
+    let left = PLOT + 8;
     names.sort_by_key(|name| name.height);
-    let mut free = ROW / 2 + 8;
+    let mut free = NAME_TOP;
     for name in &mut names {
         name.height = name.height.max(free);
-        free = name.height + ROW;
+        free = name.height + NAME_ROW;
     }
-    let mut free = root.dim_in_pixel().1 as i32 - BELOW;
+    let mut free = root.dim_in_pixel().1 as i32 - NAME_BOTTOM;
     for name in names.iter_mut().rev() {
         name.height = name.height.min(free);
-        free = name.height - ROW;
+        free = name.height - NAME_ROW;
     }
     for LineName { text, height, line, dashes } in names {
         let sample = [(left, height), (left + 20, height)];
@@ -140,23 +145,6 @@ fn write_names(root: &Card<'_>, mut names: Vec<LineName>, left: i32) -> Result<(
         write(root, &text, (left + 26, height), letters(16, HPos::Left))?;
     }
     Ok(())
-}
-
-/// What the lines of a chart are called.
-fn draw_legend<'a, 'b: 'a, C: CoordTranslate>(
-    chart: &mut ChartContext<'a, SVGBackend<'b>, C>,
-    place: SeriesLabelPosition,
-) -> Result<()> {
-    chart
-        .configure_series_labels()
-        .position(place)
-        .legend_area_size(32)
-        .margin(8)
-        .background_style(WHITE.mix(0.9))
-        .border_style(GRID)
-        .label_font((FONT, 16).into_font().color(&INK))
-        .draw()
-        .map_err(drawing)
 }
 
 fn mean(values: &[f64]) -> f64 {

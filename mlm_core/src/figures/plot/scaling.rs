@@ -6,7 +6,7 @@ use plotters::prelude::*;
 use plotters::series::DashedLineSeries;
 
 use super::axis::{decades, large};
-use super::{INK, RUNS, card, draw_legend, draw_mesh, drawing, extremes};
+use super::{FONT, GRID, INK, RUNS, card, draw_mesh, drawing, extremes};
 use crate::analysis::scaling::PowerLaw;
 use crate::error::Result;
 use crate::figures::figure::Figure;
@@ -62,7 +62,16 @@ pub fn scaling(points: &[(f64, f64)], x: &str, y: &str) -> Result<Figure> {
             .map_err(drawing)?
             .label("a model")
             .legend(move |(x, y)| Circle::new((x + 12, y), 4, ours.filled()));
-        draw_legend(&mut chart, SeriesLabelPosition::UpperRight)?;
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .legend_area_size(32)
+            .margin(8)
+            .background_style(WHITE.mix(0.9))
+            .border_style(GRID)
+            .label_font((FONT, 16).into_font().color(&INK))
+            .draw()
+            .map_err(drawing)?;
         root.present().map_err(drawing)?;
     }
     let description = format!("{y} over {x}, {} models: near to {said}.", points.len());
