@@ -163,7 +163,7 @@ def copy_checkout(target):
 
 def test_a_notebook_that_fails_makes_the_command_fail(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["execute.py"])
-    monkeypatch.setattr(execute, "execute", lambda path, write: not path.name.startswith("09"))
+    monkeypatch.setattr(execute, "execute", lambda path, write, solutions: not path.name.startswith("09"))
     with pytest.raises(SystemExit) as end:
         execute.main()
     assert end.value.code == 1
