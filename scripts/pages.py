@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import functools
 import html
 import pathlib
 import posixpath
@@ -98,18 +99,24 @@ def contents(body: str) -> list[tuple[str, str]]:
     return [(html.unescape(anchor), html.unescape(re.sub(r"<[^>]+>", "", title))) for anchor, title in sections]
 
 
+@functools.cache
+def template() -> jinja2.Template:
+    """What stands around the body of each page, with the colours of code."""
+    of_code = {"light": "default", "dark": "github-dark"}
+    styles = {name: HtmlFormatter(style=style).get_style_defs(".highlight") for name, style in of_code.items()}
+    text = TEMPLATE.read_text(encoding="utf-8")
+    return jinja2.Environment(autoescape=True).from_string(text, globals={"styles": styles})
+
+
 def write(path: str, body: str, has_exercises: bool, labs: dict[str, str]) -> None:
     """Writes the page of a file."""
     page = page_of(path)
     assert page
     title = re.search(r"<h1[^>]*>(.*?)<a class=", body, re.DOTALL)
-    template = jinja2.Environment(autoescape=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
-    styles = {name: HtmlFormatter(style=style).get_style_defs(".highlight") for name, style in
-              [("light", "default"), ("dark", "github-dark")]}
     here = posixpath.dirname(page) or "."
     links = [(posixpath.relpath(other, here), name, other == page) for other, name in labs.items()]
-    content = template.render(title=html.unescape(re.sub(r"<[^>]+>", "", title[1])) if title else path,
-                              body=body, styles=styles, links=links, contents=contents(body), has_exercises=has_exercises)
+    content = template().render(title=html.unescape(re.sub(r"<[^>]+>", "", title[1])) if title else path,
+                                body=body, links=links, contents=contents(body), has_exercises=has_exercises)
     out = SITE / page
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(content, encoding="utf-8")

@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import json
 import re
 import statistics
 import subprocess
@@ -12,7 +11,7 @@ import pytest
 
 import pages
 from conftest import ROOT
-from exercises import exercises, solved
+from exercises import exercises, is_exercise, solved
 
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "data/README.md"]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
@@ -20,8 +19,9 @@ NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 
 def text_of(path):
     """What is written in a page, or in the cells of a notebook."""
-    text = path.read_text(encoding="utf-8")
-    return text if path.suffix == ".md" else "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+    if path.suffix == ".md":
+        return path.read_text(encoding="utf-8")
+    return "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
 
 
 @pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda path: path.name)
@@ -37,15 +37,15 @@ def test_the_readme_is_a_front_door():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_each_figure_has_a_caption_beside_it(path):
     """In the text after its cell, or where code comes after, in the text before; in the order of their numbers."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    cells = nbformat.read(path, as_version=4).cells
     figures = 0
     for nth, cell in enumerate(cells):
         drawn = any("text/html" in out.get("data", {}) for out in cell.get("outputs", []))
-        if not drawn or "exercise" in cell["metadata"].get("tags", []):
+        if not drawn or is_exercise(cell):
             continue
         figures += 1
-        beside = [cells[at] for at in (nth - 1, nth + 1) if at < len(cells) and cells[at]["cell_type"] == "markdown"]
-        assert f"**Figure {figures}.** " in "\n".join("".join(each["source"]) for each in beside), "".join(cell["source"])
+        beside = [cells[at] for at in (nth - 1, nth + 1) if at < len(cells) and cells[at].cell_type == "markdown"]
+        assert f"**Figure {figures}.** " in "\n".join(each.source for each in beside), cell.source
     captions = re.findall(r"\*\*Figure (\d+)\.\*\*", text_of(path))
     assert captions == [str(number) for number in range(1, figures + 1)]
 

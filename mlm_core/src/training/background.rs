@@ -147,7 +147,6 @@ impl Run {
     fn of(shared: Arc<Shared>, work: impl FnOnce(&Shared) -> Result<Params> + Send + 'static) -> Result<Self> {
         let others = Arc::clone(&shared);
         let thread = thread::Builder::new().name("mlm_core run".to_owned()).spawn(move || {
-            kernel::background();
             shared.end(match catch_unwind(AssertUnwindSafe(|| work(&shared))) {
                 Ok(result) => result,
                 Err(panic) => Err(Error::Panic(said(panic.as_ref()))),

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 
 use super::extremes;
 
@@ -26,7 +26,7 @@ impl Scale {
     }
 
     /// The number that lies there.
-    pub(super) fn number(self, place: f64) -> f64 {
+    fn number(self, place: f64) -> f64 {
         if self == Self::Linear { place } else { 10_f64.powf(place) }
     }
 
@@ -46,12 +46,13 @@ impl Scale {
                 decades(10_f64.powf(from), 10_f64.powf(to), digits).into_iter().map(f64::log10).collect()
             }
         };
-        Axis { range: from..to, marks }
+        Axis { scale: self, range: from..to, marks }
     }
 }
 
 /// An axis and its marks.
 pub(super) struct Axis {
+    scale: Scale,
     range: Range<f64>,
     marks: Vec<f64>,
 }
@@ -64,12 +65,12 @@ impl Axis {
         let step = [1.0, 2.0, 5.0].map(|digit| digit * decade).into_iter().find(|step| *step >= rough);
         let step = step.unwrap_or(10.0 * decade);
         let multiples = (from / step).ceil() as i64..=(to / step).floor() as i64;
-        Self { range: from..to, marks: multiples.map(|nth| nth as f64 * step).collect() }
+        Self { scale: Scale::Linear, range: from..to, marks: multiples.map(|nth| nth as f64 * step).collect() }
     }
 }
 
 impl Ranged for Axis {
-    type FormatOption = DefaultFormatting;
+    type FormatOption = NoDefaultFormatting;
     type ValueType = f64;
 
     fn map(&self, place: &f64, (start, end): (i32, i32)) -> i32 {
@@ -83,6 +84,12 @@ impl Ranged for Axis {
 
     fn range(&self) -> Range<f64> {
         self.range.clone()
+    }
+}
+
+impl ValueFormatter<f64> for Axis {
+    fn format_ext(&self, place: &f64) -> String {
+        number(self.scale.number(*place))
     }
 }
 

@@ -1,10 +1,8 @@
 //! Numbers over numbers.
 
-use plotters::prelude::*;
-use plotters::series::DashedLineSeries;
-
 use super::axis::{Scale, number};
-use super::{INK, LineName, RUNS, card_with_names, draw_mesh, drawing, write_names};
+use super::lines::{self, Line, Marks};
+use super::{INK, RUNS};
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
 
@@ -47,45 +45,25 @@ pub fn curves<S: AsRef<str>>(curves: &[(S, Vec<(f64, f64)>)], x: (&str, Scale), 
         .iter()
         .filter_map(|(name, points)| Some(format!("{} {}", name.as_ref(), number(points.last()?.1))))
         .collect();
-    let names: Vec<&str> = curves.iter().map(|(name, _)| name.as_ref()).collect();
-    let mut source = String::new();
-    {
-        let (root, beside) = card_with_names(&mut source, &names)?;
-        let mut chart = ChartBuilder::on(&root)
-            .margin(16)
-            .margin_right(beside)
-            .x_label_area_size(48)
-            .y_label_area_size(72)
-            .build_cartesian_2d(x.1.axis(points().map(|point| point.0)), y.1.axis(points().map(|point| point.1)))
-            .map_err(drawing)?;
-        let [of_x, of_y] = [x.1, y.1].map(|scale| move |at: &f64| number(scale.number(*at)));
-        let mut mesh = chart.configure_mesh();
-        mesh.x_desc(x.0).y_desc(y.0).x_label_formatter(&of_x).y_label_formatter(&of_y);
-        draw_mesh(&mut mesh)?;
-        let mut colours = RUNS.iter();
-        let mut names = Vec::new();
-        for (name, points) in curves {
-            let Some(last) = points.last() else { continue };
-            let places = points.iter().map(place);
-            let (colour, dashes) =
-                if is_rule(points) { (&INK, Some((4, 4))) } else { (colours.next().unwrap_or(&INK), None) };
-            let line = ShapeStyle::from(colour).stroke_width(2);
-            if let Some((dash, space)) = dashes {
-                chart.draw_series(DashedLineSeries::new(places, dash, space, line)).map_err(drawing)?;
-            } else {
-                chart.draw_series(LineSeries::new(places, line)).map_err(drawing)?;
-                // A few points are measurements; many are a curve.
-                let dots = points.iter().filter(|_| points.len() <= MOST_DOTS).map(place);
-                chart.draw_series(dots.map(|at| Circle::new(at, 4, colour.filled()))).map_err(drawing)?;
-            }
-            let height = chart.backend_coord(&place(last)).1;
-            names.push(LineName { text: name.as_ref().to_owned(), height, line, dashes });
+    let mut colours = RUNS.into_iter();
+    let lines = curves.iter().map(|(name, points)| {
+        let is_rule = is_rule(points);
+        // A few points are measurements; many are a curve.
+        let is_measured = !is_rule && (1..=MOST_DOTS).contains(&points.len());
+        Line {
+            name: name.as_ref().to_owned(),
+            points: points.iter().map(place).collect(),
+            colour: if is_rule || points.is_empty() { INK } else { colours.next().unwrap_or(INK) },
+            dashes: is_rule.then_some((4, 4)),
+            marks: if is_measured { Marks::Dots(4) } else { Marks::None },
+            band: Vec::new(),
         }
-        write_names(&root, names)?;
-        root.present().map_err(drawing)?;
-    }
-    let described = described.join("; ");
-    Ok(Figure::svg(source, format!("{} over {}, each at its last point: {described}.", y.0, x.0)))
+    });
+    let lines: Vec<Line> = lines.collect();
+    let axes = [x.1.axis(points().map(|point| point.0)), y.1.axis(points().map(|point| point.1))];
+    let [along_x, along_y] = axes;
+    let description = format!("{} over {}, each at its last point: {}.", y.0, x.0, described.join("; "));
+    lines::figure(&lines, (x.0, along_x), (y.0, along_y), description)
 }
 
 /// The most points that are marked.

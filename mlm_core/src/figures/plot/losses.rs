@@ -1,13 +1,11 @@
 //! Losses over epochs, with the lines of what counting achieves.
 
-use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::series::DashedLineSeries;
 
-use super::axis::{Axis, number};
-use super::{LineName, RUNS, card_with_names, draw_mesh, drawing, extremes, mean, write_names};
+use super::axis::Axis;
+use super::lines::{self, Line, Marks};
+use super::{RUNS, extremes, mean};
 use crate::analysis::baselines::Baselines;
-use crate::analysis::evaluate::Evaluation;
 use crate::error::{Error, Result};
 use crate::figures::figure::Figure;
 use crate::training::background::Run;
@@ -92,44 +90,21 @@ fn losses(runs: &[Losses<'_>], baselines: Option<&Baselines>, last: f64, mut des
     if let Some(baselines) = baselines {
         description += &format!(" Loss {baselines}.");
     }
-    let rules = rules(baselines);
-    let losses = runs.iter().flat_map(|run| run.train.iter().chain(&run.validation)).map(|&(_, loss)| loss);
-    let highest = losses.chain(rules.iter().map(|rule| rule.loss)).max_by(f64::total_cmp).unwrap_or(1.0);
-    let named = |run: &Losses<'_>, what: &str| match runs {
-        [_] => what.to_owned(),
-        _ => format!("{}: {what}", run.name),
-    };
-    let mut names: Vec<String> = rules.iter().map(Rule::name).collect();
-    names.extend(runs.iter().flat_map(|run| ["training", "validation"].map(|what| named(run, what))));
-    let mut source = String::new();
-    {
-        let (root, beside) = card_with_names(&mut source, &names)?;
-        let mut chart = axes(&root, beside, (0.0, last), highest)?;
-        let mut names = Vec::new();
-        for (nth, run) in runs.iter().enumerate() {
-            let colour = RUNS[nth % RUNS.len()];
-            let line = ShapeStyle::from(&colour).stroke_width(2);
-            let Losses { train, dots, validation, .. } = run;
-            if let Some(&last) = train.last() {
-                chart.draw_series(LineSeries::new(train.clone(), line)).map_err(drawing)?;
-                let dots = train.iter().filter(|_| *dots).map(|&point| Circle::new(point, 3, colour.filled()));
-                chart.draw_series(dots).map_err(drawing)?;
-                let height = chart.backend_coord(&last).1;
-                names.push(LineName { text: named(run, "training"), height, line, dashes: None });
-            }
-            if let Some(&last) = validation.last() {
-                chart.draw_series(DashedLineSeries::new(validation.clone(), 7, 5, line)).map_err(drawing)?;
-                let rings = validation.iter().filter(|_| validation.len() <= MOST_RINGS);
-                chart.draw_series(rings.map(|&point| Circle::new(point, 4, line))).map_err(drawing)?;
-                let height = chart.backend_coord(&last).1;
-                names.push(LineName { text: named(run, "validation"), height, line, dashes: Some((7, 5)) });
-            }
-        }
-        draw_rules(&mut chart, &rules, (0.0, last), &mut names)?;
-        write_names(&root, names)?;
-        root.present().map_err(drawing)?;
+    let several = runs.len() > 1;
+    let mut lines = Vec::new();
+    for (run, colour) in runs.iter().zip(RUNS.into_iter().cycle()) {
+        let mut line = |what: &str, points: &[(f64, f64)], dashes, marks| {
+            let name = if several { format!("{}: {what}", run.name) } else { what.to_owned() };
+            lines.push(Line { name, points: points.to_vec(), colour, dashes, marks, band: Vec::new() });
+        };
+        line("training", &run.train, None, if run.dots { Marks::Dots(3) } else { Marks::None });
+        let rings = if run.validation.len() <= MOST_RINGS { Marks::Rings } else { Marks::None };
+        line("validation", &run.validation, Some((7, 5)), rings);
     }
-    Ok(Figure::svg(source, description))
+    lines.extend(rules(baselines, (0.0, last)));
+    let losses = lines.iter().flat_map(|line| &line.points).map(|&(_, loss)| loss);
+    let highest = losses.max_by(f64::total_cmp).unwrap_or(1.0);
+    lines::figure(&lines, epochs(0.0, last), losses_to(highest), description)
 }
 
 /// Draws how the validation loss falls in groups of runs that differ in their seed: the mean of a group as a line, a band from
@@ -162,8 +137,6 @@ pub fn loss_bands<S: AsRef<str>>(groups: &[(S, Vec<History>)]) -> Result<Figure>
     let all = || bands.iter().flat_map(|(_, band)| band);
     let (_, top) = extremes(all().map(|(_, losses)| highest(losses)));
     let (_, last) = extremes(all().map(|&(epoch, _)| epoch));
-    let mut rules = rules(groups.iter().flat_map(|(_, runs)| runs).find_map(History::baselines));
-    rules.retain(|rule| rule.loss <= top);
     let described: Vec<String> = (bands.iter())
         .filter_map(|(name, band)| {
             let (epoch, losses) = band.last()?;
@@ -177,105 +150,47 @@ pub fn loss_bands<S: AsRef<str>>(groups: &[(S, Vec<History>)]) -> Result<Figure>
         })
         .collect();
 
-    let epochs = (1.0, last.max(2.0));
-    let mut names: Vec<String> = rules.iter().map(Rule::name).collect();
-    names.extend(bands.iter().map(|(name, _)| (*name).to_owned()));
-    let mut source = String::new();
-    {
-        let (root, beside) = card_with_names(&mut source, &names)?;
-        let mut chart = axes(&root, beside, epochs, top)?;
-        let mut names = Vec::new();
-        for (nth, (name, band)) in bands.iter().enumerate() {
-            let colour = RUNS[nth % RUNS.len()];
-            let line = ShapeStyle::from(&colour).stroke_width(2);
-            let edge = |of: &dyn Fn(&[f64]) -> f64| -> Vec<_> {
-                band.iter().map(|(epoch, losses)| (*epoch, of(losses))).collect()
-            };
-            let outline = edge(&highest).into_iter().chain(edge(&lowest).into_iter().rev());
-            chart.draw_series([Polygon::new(outline.collect::<Vec<_>>(), colour.mix(0.2))]).map_err(drawing)?;
-            let means = edge(&mean);
-            let height = means.last().map_or(0, |last| chart.backend_coord(last).1);
-            chart.draw_series(LineSeries::new(means, line)).map_err(drawing)?;
-            names.push(LineName { text: (*name).to_owned(), height, line, dashes: None });
-        }
-        draw_rules(&mut chart, &rules, epochs, &mut names)?;
-        write_names(&root, names)?;
-        root.present().map_err(drawing)?;
+    let mut lines = Vec::new();
+    for ((name, band), colour) in bands.iter().zip(RUNS.into_iter().cycle()) {
+        let edge = |of: &dyn Fn(&[f64]) -> f64| -> Vec<_> {
+            band.iter().map(|(epoch, losses)| (*epoch, of(losses))).collect()
+        };
+        let outline = edge(&highest).into_iter().chain(edge(&lowest).into_iter().rev()).collect();
+        let (name, points) = ((*name).to_owned(), edge(&mean));
+        lines.push(Line { name, points, colour, dashes: None, marks: Marks::None, band: outline });
     }
-    Ok(Figure::svg(source, format!("Validation loss in nats per masked token: {}.", described.join("; "))))
+    let last = last.max(2.0);
+    let baselines = groups.iter().flat_map(|(_, runs)| runs).find_map(History::baselines);
+    lines.extend(rules(baselines, (1.0, last)).filter(|rule| rule.points.iter().all(|&(_, loss)| loss <= top)));
+    let description = format!("Validation loss in nats per masked token: {}.", described.join("; "));
+    lines::figure(&lines, epochs(1.0, last), losses_to(top), description)
 }
 
-type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Axis, Axis>>;
-
-/// Axes for losses up to `highest` over epochs, with so much room beside them.
-fn axes<'a, 'b>(
-    root: &'a DrawingArea<SVGBackend<'b>, Shift>,
-    beside: i32,
-    (from, to): (f64, f64),
-    highest: f64,
-) -> Result<Chart<'a, 'b>> {
-    let epochs = Axis::linear(from, to.max(from + 1e-3), 1.0);
-    let mut chart = ChartBuilder::on(root)
-        .margin(16)
-        .margin_right(beside)
-        .x_label_area_size(44)
-        .y_label_area_size(60)
-        .build_cartesian_2d(epochs, Axis::linear(0.0, highest.max(1e-3) * 1.05, 0.0))
-        .map_err(drawing)?;
-    let mut mesh = chart.configure_mesh();
-    let in_digits = |at: &f64| number(*at);
-    mesh.x_desc("epoch")
-        .y_desc("loss (nats per masked token)")
-        .x_label_formatter(&in_digits)
-        .y_label_formatter(&in_digits);
-    draw_mesh(&mut mesh)?;
-    Ok(chart)
+/// An axis of epochs, and its name.
+fn epochs(from: f64, to: f64) -> (&'static str, Axis) {
+    ("epoch", Axis::linear(from, to.max(from + 1e-3), 1.0))
 }
 
-/// A line of a baseline.
-struct Rule {
-    of: &'static str,
-    loss: f64,
-    colour: RGBColor,
-    dashes: (u32, u32),
+/// An axis of losses up to one, and its name.
+fn losses_to(highest: f64) -> (&'static str, Axis) {
+    ("loss (nats per masked token)", Axis::linear(0.0, highest.max(1e-3) * 1.05, 0.0))
 }
 
-impl Rule {
-    fn name(&self) -> String {
-        format!("{} {:.2}", self.of, self.loss)
-    }
-}
-
-fn rules(baselines: Option<&Baselines>) -> Vec<Rule> {
-    let Some(baselines) = baselines else { return Vec::new() };
-    let all = [
-        ("unigram", Some(&baselines.unigram)),
-        ("neighbours", Some(&baselines.neighbours)),
-        ("neighbours at best", baselines.best_neighbours.as_ref()),
-        ("floor", baselines.floor.as_ref()),
-    ];
-    let rule = |((of, of_it), (colour, dashes)): ((_, Option<&Evaluation>), _)| {
-        Some(Rule { of, loss: of_it?.loss, colour, dashes })
-    };
-    all.into_iter().zip(RULES).filter_map(rule).collect()
-}
-
-/// Draws them from one epoch to another, and adds their names.
-fn draw_rules(
-    chart: &mut Chart<'_, '_>,
-    rules: &[Rule],
-    (from, to): (f64, f64),
-    names: &mut Vec<LineName>,
-) -> Result<()> {
-    for rule in rules {
-        let line = ShapeStyle::from(&rule.colour).stroke_width(2);
-        let (dash, space) = rule.dashes;
-        let ends = [(from, rule.loss), (to, rule.loss)];
-        chart.draw_series(DashedLineSeries::new(ends, dash, space, line)).map_err(drawing)?;
-        let height = chart.backend_coord(&ends[1]).1;
-        names.push(LineName { text: rule.name(), height, line, dashes: Some(rule.dashes) });
-    }
-    Ok(())
+/// The lines of baselines from one epoch to another.
+fn rules(baselines: Option<&Baselines>, (from, to): (f64, f64)) -> impl Iterator<Item = Line> {
+    let all = baselines.map(|baselines| {
+        [
+            ("unigram", Some(baselines.unigram.loss)),
+            ("neighbours", Some(baselines.neighbours.loss)),
+            ("neighbours at best", baselines.best_neighbours.as_ref().map(|of| of.loss)),
+            ("floor", baselines.floor.as_ref().map(|of| of.loss)),
+        ]
+    });
+    all.into_iter().flatten().zip(RULES).filter_map(move |((name, loss), (colour, dashes))| {
+        let loss = loss?;
+        let (name, points) = (format!("{name} {loss:.2}"), vec![(from, loss), (to, loss)]);
+        Some(Line { name, points, colour, dashes: Some(dashes), marks: Marks::None, band: Vec::new() })
+    })
 }
 
 fn points(run: &History, loss: impl Fn(&EpochRecord) -> Option<f64>) -> impl Iterator<Item = (f64, f64)> {

@@ -8,7 +8,6 @@ use std::fmt::Display;
 
 use plotters::chart::MeshStyle;
 use plotters::coord::ranged1d::{Ranged, ValueFormatter};
-use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -22,6 +21,7 @@ mod axis;
 mod bars;
 mod curves;
 mod heat_map;
+mod lines;
 mod losses;
 mod ranges;
 mod recovery;
@@ -42,8 +42,6 @@ pub use scaling::scaling;
 pub use scatter::scatter;
 pub use vectors::vectors;
 
-/// How wide a chart is that has the names of its lines beside it, in pixels.
-const PLOT: i32 = 660;
 /// Text and axes.
 const INK: RGBColor = RGBColor(36, 41, 47);
 /// Lines of the grid.
@@ -99,52 +97,6 @@ fn draw_mesh<X: Ranged + ValueFormatter<X::ValueType>, Y: Ranged + ValueFormatte
         .axis_desc_style((FONT, 18).into_font().color(&INK))
         .draw()
         .map_err(drawing)
-}
-
-/// What a line is called, how high it ends, and its look: its dashes and spaces, in pixels, if it has any.
-struct LineName {
-    text: String,
-    height: i32,
-    line: ShapeStyle,
-    dashes: Option<(u32, u32)>,
-}
-
-/// A card for a chart with those names beside it, and how much room beside the chart they take: as high as they need.
-fn card_with_names<'a, S: AsRef<str>>(source: &'a mut String, names: &[S]) -> Result<(Card<'a>, i32)> {
-    let beside = 48 + 8 * names.iter().map(|name| name.as_ref().chars().count()).max().unwrap_or(0) as i32;
-    let height = (NAME_TOP + NAME_ROW * names.len() as i32 + NAME_BOTTOM).max(400);
-    Ok((card(source, ((PLOT + beside) as u32, height as u32))?, beside))
-}
-
-/// Room for a name, and for none of them above and below, in pixels.
-const NAME_ROW: i32 = 20;
-const NAME_TOP: i32 = 18;
-const NAME_BOTTOM: i32 = 50;
-
-/// Writes the names of lines where these end: each as high as its line ends, or as near as the others let it.
-fn write_names(root: &Card<'_>, mut names: Vec<LineName>) -> Result<()> {
-    let left = PLOT + 8;
-    names.sort_by_key(|name| name.height);
-    let mut free = NAME_TOP;
-    for name in &mut names {
-        name.height = name.height.max(free);
-        free = name.height + NAME_ROW;
-    }
-    let mut free = root.dim_in_pixel().1 as i32 - NAME_BOTTOM;
-    for name in names.iter_mut().rev() {
-        name.height = name.height.min(free);
-        free = name.height - NAME_ROW;
-    }
-    for LineName { text, height, line, dashes } in names {
-        let sample = [(left, height), (left + 20, height)];
-        match dashes {
-            Some((dash, space)) => root.draw(&DashedPathElement::new(sample, dash, space, line)),
-            None => root.draw(&PathElement::new(sample, line)),
-        }
-        .map_err(drawing)?;
-        write(root, &text, (left + 26, height), letters(16, HPos::Left))?;
-    }
-    Ok(())
 }
 
 fn mean(values: &[f64]) -> f64 {
