@@ -4,9 +4,9 @@
     kernel.py warm               compile the library once, in .lab/warm, for all kernels to start from
     kernel.py run CONNECTION     run a kernel (Jupyter calls this)
 
-A kernel compiles each cell, and before the first one everything that the notebook depends on: two minutes. So each
+A kernel compiles each cell, and before the first one everything that the notebook depends on: two minutes and more. So each
 kernel gets a build folder of its own, made from the warm one in an instant, and removed when the kernel ends. And it
-loads the library, and what it needs to infer the types of variables, while it starts: that takes some 15 seconds, which
+loads the library, and what it needs to infer the types of variables, while it starts: that takes 15 to 30 seconds, which
 would otherwise be spent in the first two cells, when the student is waiting.
 """
 
@@ -123,7 +123,7 @@ def warm() -> None:
 
     STAMP.unlink(missing_ok=True)
     WARM.mkdir(parents=True, exist_ok=True)
-    print("setup: compiling the library for the notebooks (2 to 5 minutes on 2 cores, once)", flush=True)
+    print("setup: compiling the library for the notebooks (2 to 9 minutes on 2 cores, once)", flush=True)
     done = threading.Event()
     progress = threading.Thread(target=show_progress, args=(done,))
     progress.start()
