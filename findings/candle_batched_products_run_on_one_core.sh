@@ -37,8 +37,8 @@ busy=()
 TIMEFORMAT='%R %U %S'
 for size in small large; do
     read -r wall user kernel < <({ time "$work/target/release/finding" $size; } 2>&1)
-    busy[${#busy[@]}]=$(awk -v wall="$wall" -v user="$user" -v kernel="$kernel" \
-        'BEGIN { printf "%.0f", 100 * (user + kernel) / wall }')
+    busy+=("$(awk -v wall="$wall" -v user="$user" -v kernel="$kernel" \
+        'BEGIN { printf "%.0f", 100 * (user + kernel) / wall }')")
     echo "$size products: $wall s, of which the program kept the cores busy for $user + $kernel s"
 done
 echo "cores at work, in percent: ${busy[0]} with small products, ${busy[1]} with one large one"
