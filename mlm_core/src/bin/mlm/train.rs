@@ -94,7 +94,7 @@ pub(crate) struct Train {
     seed: u64,
     #[command(flatten)]
     compute: Compute,
-    /// Seconds between two checkpoints; at the end of each epoch there is one in any case
+    /// Seconds between two checkpoints; there is also one after each epoch that ends 2 seconds or more after the last
     #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
     checkpoint_seconds: f64,
     /// Print one JSON object as the last line
