@@ -77,6 +77,9 @@ LOAD_LIBRARY = f":dep mlm_core = {{ path = {quoted(str(ROOT / 'mlm_core'))}{WITH
 # The variable makes the kernel load its type inference; it does not outlive the line.
 LOAD_INFERENCE = "let ready = vec![0u8]; drop(ready);\n"
 ATTACH = "mlm_core::attach_to_launcher();\n"
+# The kernel would read the sources of the standard library for the crate without dependencies, and once more with ours: three
+# seconds. Until it loads ours they seem to lie in an empty folder; when that has gone, the kernel finds them itself.
+FIND_STANDARD_LIBRARY = "std::fs::remove_dir_all({empty}).unwrap();\n"
 
 
 def install() -> None:
@@ -222,13 +225,19 @@ def configure(folder: pathlib.Path) -> dict[str, str]:
     config = folder / "config"
     config.mkdir(parents=True, exist_ok=True)
     (config / "evcxr.toml").write_text(KERNEL_CONFIG)
+    # A start-up of our own instead of the user's, which could add dependencies.
+    environment = {"EVCXR_TMPDIR": str(folder), "EVCXR_CONFIG_DIR": str(config)}
     lock = [quoted(str(place / "Cargo.lock")) for place in (ROOT, folder)]
-    (config / "init.evcxr").write_text(RESTORE_LOCK.format(source=lock[0], target=lock[1]), encoding="utf-8")
+    start = RESTORE_LOCK.format(source=lock[0], target=lock[1])
     # When the library has changed since the warm folder was made, the notebook's `:dep` compiles it and shows its errors.
     if folder != WARM and is_warm(fingerprint()):
         (config / "prelude.rs").write_text(LOAD_LIBRARY + LOAD_INFERENCE + ATTACH, encoding="utf-8")
-    # A start-up of our own instead of the user's, which could add dependencies.
-    return {"EVCXR_TMPDIR": str(folder), "EVCXR_CONFIG_DIR": str(config)}
+        empty = config / "standard_library"
+        (empty / "core").mkdir(parents=True)  # what rust-analyzer knows it by
+        start += FIND_STANDARD_LIBRARY.format(empty=quoted(str(empty)))
+        environment["RUST_SRC_PATH"] = str(empty)
+    (config / "init.evcxr").write_text(start, encoding="utf-8")
+    return environment
 
 
 def attach(folder: pathlib.Path) -> str:
