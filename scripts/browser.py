@@ -45,7 +45,7 @@ PRINT_CELLS = [
     'println!("the next cell");',
 ]
 # Seconds after which something is missing, however busy the machine.
-PATIENCE = 180
+PATIENCE = 420
 # How the cells of the two figures are known.
 FIRST, LONG = "Subject to the terms", "own [MASK] statement"
 # Cell by cell: its code, its prompt, what it shows as text, and its drawings.
