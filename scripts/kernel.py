@@ -6,7 +6,7 @@
 
 A kernel compiles each cell, and before the first one everything that the notebook depends on: two minutes and more. So each
 kernel gets a build folder of its own, made from the warm one in an instant, and removed when the kernel ends. And it
-loads the library, and what it needs to infer the types of variables, while it starts: that takes 15 to 30 seconds, which
+loads the library, and what it needs to infer the types of variables, while it starts: that takes 10 to 30 seconds, which
 would otherwise be spent in the first two cells, when the student is waiting.
 """
 

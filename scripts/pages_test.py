@@ -106,8 +106,7 @@ def test_a_script_asked_for_help_says_all_that_its_first_lines_say(name):
     assert said.splitlines() == [line.removeprefix("#").removeprefix(" ") for line in comment]
 
 
-with (ROOT / "data/study.csv").open(newline="") as trainings:
-    STUDY = list(csv.DictReader(trainings))
+STUDY = list(csv.DictReader((ROOT / "data/study.csv").read_text(encoding="utf-8").splitlines()))
 
 
 def of(experiment, text, setting, column="loss"):
