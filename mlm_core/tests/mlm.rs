@@ -360,9 +360,6 @@ fn bench_ends_with_one_json_object() {
         {
             assert!(outcome[positive].as_f64().unwrap() > 0.0, "{positive}: {outcome}");
         }
-        if back_end == "engine" {
-            assert_eq!(outcome["allocations_per_step"].as_f64(), Some(0.0));
-        }
     }
 }
 
@@ -370,7 +367,7 @@ fn bench_ends_with_one_json_object() {
 fn bench_shows_where_the_time_goes() {
     let output = mlm(&SMALL);
     let text = String::from_utf8(output.stdout).unwrap();
-    for part in ["forward", "attention", "AdamW", "GFLOP/s", "allocations a step      0.0"] {
+    for part in ["forward", "attention", "AdamW", "GFLOP/s"] {
         assert!(text.contains(part), "{text}");
     }
 }

@@ -1,12 +1,10 @@
-//! Takes sentences and their ids, says how much of them the tokenizer reads.
+//! Takes the ids of sentences and what became of their characters, says how much of a text the tokenizer reads.
 
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::error::Result;
-use crate::text::corpus::Corpus;
-use crate::text::tokenizer::Tokenizer;
+use crate::text::tokenizer::{Changes, Tokenizer};
 
 /// How many words of a text a vocabulary knows. `[UNK]` stands for each of the others: it is never masked, so no loss speaks
 /// of them, and a perplexity is one of the rest of the text.
@@ -45,27 +43,22 @@ pub struct Coverage {
 const WORTH_A_WARNING: f64 = 0.01;
 
 impl Coverage {
-    /// Of a corpus whose sentences have these ids.
-    pub(crate) fn of(corpus: &Corpus, ids: &[Vec<u32>], tokenizer: &Tokenizer) -> Result<Self> {
+    /// Counts the words of a sentence that has these ids.
+    pub(crate) fn add_sentence(&mut self, ids: &[u32], tokenizer: &Tokenizer) {
         let unk = tokenizer.special().unk;
-        let unknown: Vec<usize> = ids.iter().map(|ids| ids.iter().filter(|&&id| id == unk).count()).collect();
-        let mut coverage = Self { unknown: unknown.iter().sum(), ..Self::default() };
-        coverage.words = coverage.unknown + ids.iter().map(|ids| tokenizer.count_words(ids)).sum::<usize>();
-        let cut = tokenizer.reads_words();
-        let mut progress = corpus.progress("counting unknown words", cut);
-        for (nth, (sentence, text)) in corpus.pieces(cut).enumerate() {
-            progress.at(nth)?;
-            if unknown[sentence] > 0 {
-                coverage.too_long += tokenizer.too_long(text)?;
-            }
-            let changes = tokenizer.changes(text)?;
-            coverage.lowered += changes.lowered;
-            coverage.stripped += changes.stripped;
-            coverage.invisible += changes.invisible;
-            coverage.left_out += changes.left_out;
-        }
-        progress.end();
-        Ok(coverage)
+        let unknown = ids.iter().filter(|&&id| id == unk).count();
+        self.unknown += unknown;
+        self.words += unknown + tokenizer.count_words(ids);
+    }
+
+    /// Counts what becomes of characters.
+    pub(crate) fn add_changes(&mut self, changes: Changes) {
+        let Changes { too_long, lowered, stripped, invisible, left_out } = changes;
+        self.too_long += too_long;
+        self.lowered += lowered;
+        self.stripped += stripped;
+        self.invisible += invisible;
+        self.left_out += left_out;
     }
 
     /// The share of the words that are unknown.

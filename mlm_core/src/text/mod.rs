@@ -1,5 +1,6 @@
 //! Text in, masked batches out.
 
+pub(crate) mod chunks;
 pub(crate) mod corpus;
 pub(crate) mod notation;
 
@@ -13,6 +14,7 @@ pub(crate) mod pretrained;
 pub(crate) mod vocabulary;
 
 pub(crate) mod coverage;
+pub(crate) mod encode;
 
 pub(crate) mod sequences;
 pub(crate) mod windows;

@@ -3,7 +3,7 @@
 //! [`crate::text::windows`].
 
 use std::fmt;
-use std::ops::Range;
+use std::ops::{AddAssign, Range};
 use std::sync::Arc;
 
 use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
@@ -18,7 +18,6 @@ use tokenizers::{
 };
 
 use crate::error::{Error, Result};
-use crate::text::corpus::Corpus;
 use crate::text::longest_match::LongestMatch;
 
 /// The five special tokens of BERT, in the order in which a trained vocabulary starts with them.
@@ -26,9 +25,6 @@ pub const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MAS
 
 /// The mark of a piece that continues a word: `playing` may become `play` `##ing`.
 pub(crate) const CONTINUATION: &str = "##";
-
-/// How much text is encoded together, in bytes: by all cores, and between two looks at the stop button.
-const ENCODED_TOGETHER: usize = 1 << 20;
 
 /// The ids of the special tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,13 +79,26 @@ pub struct Tokenizer {
 /// A tokenizer of the `tokenizers` crate with a search of our own.
 type Inner = TokenizerImpl<LongestMatch, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
-/// How many characters of a text are read as other ones, or not at all; see [`crate::Coverage`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How many characters of a text are read as other ones, or not at all, and how many words are too long; see
+/// [`crate::Coverage`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Changes {
+    pub(crate) too_long: usize,
     pub(crate) lowered: usize,
     pub(crate) stripped: usize,
     pub(crate) invisible: usize,
     pub(crate) left_out: usize,
+}
+
+impl AddAssign for Changes {
+    fn add_assign(&mut self, more: Self) {
+        let Self { too_long, lowered, stripped, invisible, left_out } = self;
+        *too_long += more.too_long;
+        *lowered += more.lowered;
+        *stripped += more.stripped;
+        *invisible += more.invisible;
+        *left_out += more.left_out;
+    }
 }
 
 /// What the token of an id is.
@@ -222,29 +231,9 @@ impl Tokenizer {
         Ok(self.inner.encode_fast(text, true).map_err(failed)?.get_ids().to_vec())
     }
 
-    /// The ids of each sentence of a corpus, without `[CLS]` and `[SEP]`.
-    pub(crate) fn encode_without_frame(&self, corpus: &Corpus) -> Result<Vec<Vec<u32>>> {
-        let mut encoded = vec![Vec::new(); corpus.len()];
-        let mut progress = corpus.progress("encoding", self.reads_words);
-        let mut pieces = corpus.pieces(self.reads_words).peekable();
-        let mut done = 0;
-        while pieces.peek().is_some() {
-            progress.at(done)?;
-            let mut bytes = 0;
-            let together = std::iter::from_fn(|| {
-                let piece = pieces.next_if(|_| bytes < ENCODED_TOGETHER)?;
-                bytes += piece.1.len();
-                Some(piece)
-            });
-            let (sentences, texts): (Vec<usize>, Vec<&str>) = together.unzip();
-            done += texts.len();
-            let encodings = self.inner.encode_batch_fast(texts, false).map_err(failed)?;
-            for (sentence, encoding) in sentences.into_iter().zip(encodings) {
-                encoded[sentence].extend_from_slice(encoding.get_ids());
-            }
-        }
-        progress.end();
-        Ok(encoded)
+    /// The ids of a text, without `[CLS]` and `[SEP]`.
+    pub(crate) fn encode_without_frame(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.inner.encode_fast(text, false).map_err(failed)?.get_ids().to_vec())
     }
 
     /// Whether the ids of a text are those of its parts between spaces, so that it can be read in parts.
@@ -320,7 +309,7 @@ impl Tokenizer {
         } else {
             0
         };
-        Ok(Changes { lowered, stripped, invisible, left_out: 0 })
+        Ok(Changes { lowered, stripped, invisible, ..Changes::default() })
     }
 
     /// What the tokens of the ids are.
@@ -423,15 +412,15 @@ pub(crate) fn failed(error: tokenizers::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::text::corpus::pieces;
+    use crate::text::corpus::{Corpus, pieces};
     use crate::text::tokenizer_config::TokenizerConfig;
 
     /// A tokenizer with tokens that are looked for in all ways that there are.
-    fn with_added_tokens(config: &TokenizerConfig, more: &[&str]) -> Tokenizer {
+    pub(crate) fn with_added_tokens(config: &TokenizerConfig, more: &[&str]) -> Tokenizer {
         let corpus = Corpus::from_lines(["ab aé ος σαΣ 中文 e\u{301} 한 ñandú, a.b"]).unwrap();
         let trained = Tokenizer::train(&corpus, config).unwrap();
         let ModelWrapper::WordPiece(model) = trained.inner.get_model().model().clone() else { unreachable!() };
@@ -449,12 +438,15 @@ mod tests {
         Tokenizer::from_inner(inner, "the test").unwrap()
     }
 
+    /// What stands between two spaces, with all that a tokenizer may take for something else than letters.
+    pub(crate) const CHUNK: &str = "([abéσςΣ中文.]|e\u{301}|\u{301}|\u{200d}|\u{85}|<[lr]>|\\[MASK\\]|Ab|\\PC){1,6}";
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(1000), ..ProptestConfig::default() })]
 
         #[test]
         fn a_text_may_be_read_in_pieces(
-            words in proptest::collection::vec("([abéσςΣ中文.]|e\u{301}|\u{301}|\u{200d}|\u{85}|<[lr]>|\\[MASK\\]|Ab|\\PC){1,6}", 1..20),
+            words in proptest::collection::vec(CHUNK, 1..20),
             longest in 0usize..30,
             cased: bool,
         ) {

@@ -1,17 +1,26 @@
 //! Takes a [`Corpus`], gives the WordPiece vocabulary that is learned from it; what is done with one is left to
 //! [`crate::text::tokenizer`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
-use tokenizers::models::wordpiece::{WordPiece, WordPieceTrainer};
+use ahash::AHashMap;
+use compact_str::CompactString;
+use rayon::prelude::*;
+use tokenizers::AddedToken;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
-use tokenizers::{AddedToken, Trainer};
 
 use crate::error::{Error, Result};
 use crate::kernel::check_interrupt;
+use crate::text::chunks::{self, ChunkTable};
 use crate::text::corpus::Corpus;
 use crate::text::tokenizer::{CONTINUATION, SPECIAL_TOKENS, Tokenizer, bert, failed, words};
 use crate::text::tokenizer_config::TokenizerConfig;
+
+/// Words with how often each occurs, as the `tokenizers` crate takes them.
+type Counts = AHashMap<CompactString, u64>;
 
 impl Tokenizer {
     /// Learns a vocabulary of at most `vocab` tokens from the corpus: the special tokens, then its characters (at
@@ -37,20 +46,12 @@ impl Tokenizer {
             return Err(Error::argument("vocab", expected, vocab));
         }
         let normalizer = config.normalizer();
-        let mut too_long = 0;
-        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         let mut progress = corpus.progress("counting words", true);
-        for (nth, (_, text)) in corpus.pieces(true).enumerate() {
-            progress.at(nth)?;
-            for word in words(text, Some(&normalizer), Some(&BertPreTokenizer))? {
-                if word.chars().count() > max_word_length {
-                    too_long += 1;
-                } else {
-                    *counts.entry(word).or_default() += 1;
-                }
-            }
-        }
+        let chunks = chunks::count(corpus.pieces(true), |done| progress.at(done))?;
         progress.end();
+        let (mut counts, too_long) = count_words(&chunks, &normalizer, max_word_length)?;
+        drop(chunks);
+        check_interrupt()?;
         if counts.is_empty() {
             let expected = format!(
                 "at least one word of at most {max_word_length} characters (a larger max_word_length takes longer ones: \
@@ -71,36 +72,63 @@ impl Tokenizer {
         pieces.extend(inner.iter().map(|c| format!("{CONTINUATION}{c}")));
         // More there cannot be: a merge takes two pieces of some word. The trainer makes room for as many as it is told.
         let most = pieces.len() + counts.keys().map(|word| word.chars().count()).sum::<usize>();
-        let mut trainer = WordPieceTrainer::builder()
+        let trainer = BpeTrainer::builder()
             .vocab_size(vocab.min(most))
             .min_frequency(0)
             .show_progress(false)
             .special_tokens(pieces.into_iter().map(|piece| AddedToken::from(piece, true)).collect())
+            .continuing_subword_prefix(CONTINUATION.to_owned())
             .build();
-        let occurrences = counts.iter().flat_map(|(word, &count)| std::iter::repeat_n(word.as_str(), count));
-        trainer.feed(occurrences, |word| Ok(vec![word.to_owned()])).map_err(failed)?;
-        check_interrupt()?;
-        let mut model = WordPiece::default();
-        trainer.train(&mut model).map_err(failed)?;
+        let mut merged = BPE::default();
+        trainer.do_train(&counts, &mut merged).map_err(failed)?;
+        let mut model = WordPiece::from_bpe(&merged);
         model.max_input_chars_per_word = max_word_length;
         Self::from_inner(bert(model, normalizer)?, "the trained vocabulary")
     }
 }
 
+/// How often each word occurs; of those that are too long, how many there are.
+fn count_words(
+    chunks: &[ChunkTable<usize>],
+    normalizer: &BertNormalizer,
+    max_word_length: usize,
+) -> Result<(Counts, usize)> {
+    let of_table = |chunks: &ChunkTable<usize>| -> Result<(Counts, usize)> {
+        let (mut counts, mut too_long) = (Counts::new(), 0);
+        for (chunk, &count) in chunks.iter() {
+            for word in words(chunk, Some(normalizer), Some(&BertPreTokenizer))? {
+                if word.chars().nth(max_word_length).is_some() {
+                    too_long += count;
+                } else {
+                    *counts.entry(word.into()).or_default() += count as u64;
+                }
+            }
+        }
+        Ok((counts, too_long))
+    };
+    let (mut all, mut all_too_long) = (Counts::new(), 0);
+    for of_table in chunks.par_iter().map(of_table).collect::<Vec<_>>() {
+        let (counts, too_long) = of_table?;
+        counts.into_iter().for_each(|(word, count)| *all.entry(word).or_default() += count);
+        all_too_long += too_long;
+    }
+    Ok((all, all_too_long))
+}
+
 /// The most frequent characters of the words, ties broken by code point, as many as `room` tokens allow: a character
 /// takes one, and one more if it also stands inside of words.
-fn alphabet(words: &BTreeMap<String, usize>, room: usize) -> BTreeSet<char> {
+fn alphabet(words: &Counts, room: usize) -> BTreeSet<char> {
     let inside: BTreeSet<char> = words.keys().flat_map(|word| word.chars().skip(1)).collect();
-    let mut counts: HashMap<char, usize> = HashMap::new();
+    let mut counts: HashMap<char, u64> = HashMap::new();
     for (word, count) in words {
         for c in word.chars() {
             *counts.entry(c).or_default() += count;
         }
     }
-    let mut characters: Vec<(char, usize)> = counts.into_iter().collect();
+    let mut characters: Vec<(char, u64)> = counts.into_iter().collect();
     characters.sort_by_key(|&(c, count)| (std::cmp::Reverse(count), c));
     let mut taken = 0;
-    let fits = |&(c, _): &(char, usize)| {
+    let fits = |&(c, _): &(char, u64)| {
         taken += 1 + usize::from(inside.contains(&c));
         taken <= room
     };

@@ -1,6 +1,8 @@
 //! Takes sentences and a tokenizer, gives sequences that are not too long for the model, with nothing of the text lost;
 //! masking them is left to [`crate::text::masking`].
 
+use std::collections::VecDeque;
+
 use crate::error::{Error, Result};
 use crate::text::corpus::Corpus;
 use crate::text::coverage::Coverage;
@@ -8,7 +10,7 @@ use crate::text::sequences::Sequences;
 use crate::text::tokenizer::Tokenizer;
 
 /// A corpus as token ids.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EncodedCorpus {
     /// `[CLS]`, tokens, `[SEP]`: one for each sentence, or several where a sentence is too long.
     pub sequences: Sequences,
@@ -21,9 +23,8 @@ pub struct EncodedCorpus {
 }
 
 impl EncodedCorpus {
-    /// Nothing of a corpus yet, whose sentences have these ids.
-    fn of(corpus: &Corpus, ids: &[Vec<u32>], tokenizer: &Tokenizer) -> Result<Self> {
-        let coverage = Coverage::of(corpus, ids, tokenizer)?;
+    /// Of a corpus of which that much is read.
+    fn with_coverage(self, coverage: Coverage) -> Result<Self> {
         if coverage.unknown == coverage.words {
             let expected = format!("at least one word that the vocabulary can spell ({})", coverage.way_out());
             let actual = match coverage.words {
@@ -32,7 +33,7 @@ impl EncodedCorpus {
             };
             return Err(Error::argument("corpus", expected, actual));
         }
-        Ok(Self { sequences: Sequences::default(), cut: 0, skipped: 0, coverage })
+        Ok(Self { coverage, ..self })
     }
 
     /// Adds sequences, or counts them where nothing can be masked.
@@ -71,15 +72,13 @@ impl Tokenizer {
     /// When `max_len` leaves no room for a token between `[CLS]` and `[SEP]`, or the vocabulary knows no word of the corpus.
     pub fn encode_corpus(&self, corpus: &Corpus, max_len: usize) -> Result<EncodedCorpus> {
         let longest = longest(max_len)?;
-        let sentences = self.encode_without_frame(corpus)?;
-        let mut encoded = EncodedCorpus::of(corpus, &sentences, self)?;
-        encoded.sequences.reserve(corpus.len());
-        for ids in sentences {
-            let windows = self.windows(&ids, longest);
+        let mut encoded = EncodedCorpus::default();
+        let coverage = self.encode_sentences(corpus, |ids| {
+            let windows = self.windows(ids, longest);
             encoded.cut += usize::from(windows.len() > 1);
             encoded.take(windows, self);
-        }
-        Ok(encoded)
+        })?;
+        encoded.with_coverage(coverage)
     }
 
     /// The sequences of a sentence, from its ids; one of which the tokenizer leaves nothing is `[CLS] [SEP]`.
@@ -93,7 +92,9 @@ impl Tokenizer {
     /// Of each sentence of a corpus its sequences.
     pub(crate) fn windows_of_sentences(&self, corpus: &Corpus, max_len: usize) -> Result<Vec<Vec<Vec<u32>>>> {
         let longest = longest(max_len)?;
-        Ok(self.encode_without_frame(corpus)?.iter().map(|ids| self.windows(ids, longest)).collect())
+        let mut windows = Vec::with_capacity(corpus.len());
+        self.encode_sentences(corpus, |ids| windows.push(self.windows(ids, longest)))?;
+        Ok(windows)
     }
 
     /// The ids of a running text in windows of `max_len` tokens: a window goes on with the next sentence where one ends, and
@@ -104,22 +105,36 @@ impl Tokenizer {
     /// As [`Self::encode_corpus`].
     pub fn encode_windows(&self, corpus: &Corpus, max_len: usize) -> Result<EncodedCorpus> {
         let longest = longest(max_len)?;
-        let sentences = self.encode_without_frame(corpus)?;
-        let text = sentences.concat();
-        let mut encoded = EncodedCorpus::of(corpus, &sentences, self)?;
-        let mut ends = vec![0];
-        for window in self.cut(&text, longest, Length::Full) {
-            ends.push(ends[ends.len() - 1] + window.len());
-            encoded.take([self.frame(window)], self);
+        let mut encoded = EncodedCorpus::default();
+        // What no window has yet, the ends of the sentences in it, and of the first where it starts and whether it has been cut.
+        let (mut rest, mut ends) = (Vec::new(), VecDeque::new());
+        let (mut start, mut is_cut) = (0, false);
+        let coverage = self.encode_sentences(corpus, |ids| {
+            rest.extend_from_slice(ids);
+            ends.push_back(rest.len());
+            let mut taken = 0;
+            for window in self.cut(&rest, longest, Length::Full) {
+                if taken + window.len() == rest.len() {
+                    break; // The next sentence may go on with it.
+                }
+                taken += window.len();
+                encoded.take([self.frame(window)], self);
+                while let Some(end) = ends.pop_front_if(|end| *end <= taken) {
+                    (start, is_cut) = (end, false);
+                }
+                if start < taken && !is_cut {
+                    encoded.cut += 1;
+                    is_cut = true;
+                }
+            }
+            rest.drain(..taken);
+            ends.iter_mut().for_each(|end| *end -= taken);
+            start = start.saturating_sub(taken);
+        })?;
+        if !rest.is_empty() {
+            encoded.take([self.frame(&rest)], self);
         }
-        let mut start = 0;
-        for ids in &sentences {
-            let end = start + ids.len();
-            let next = ends.partition_point(|&cut| cut <= start);
-            encoded.cut += usize::from(ends.get(next).is_some_and(|&cut| cut < end));
-            start = end;
-        }
-        Ok(encoded)
+        encoded.with_coverage(coverage)
     }
 
     /// A window as the model reads it.

@@ -9,7 +9,6 @@ use mlm_core::rand::rngs::StdRng;
 use mlm_core::rand::{Rng, SeedableRng};
 use mlm_core::*;
 use serde_json::json;
-use stats_alloc::Region;
 
 use crate::arguments::{Compute, Kind, Shape};
 
@@ -50,7 +49,6 @@ struct Steps {
     moments: Vec<[Instant; PARTS.len() + 1]>,
     /// Masked tokens of all steps.
     masked: usize,
-    allocations: usize,
 }
 
 impl Steps {
@@ -100,7 +98,6 @@ impl Bench {
         let useful = self.operations(steps.masked as f64 / self.steps as f64);
         let (gflops, sgemm) = (useful / step.as_secs_f64() / 1e9, sgemm_gflops(threads));
         let tokens_per_second = (self.batch_size * self.seq_len) as f64 / step.as_secs_f64();
-        let allocations_per_step = steps.allocations as f64 / self.steps as f64;
         let (back_end, parameters) = (format!("{:?}", self.compute.backend).to_lowercase(), params.len());
         if self.json {
             let outcome = json!({
@@ -113,7 +110,6 @@ impl Bench {
                 "gflops": gflops,
                 "sgemm_gflops": sgemm,
                 "roofline_fraction": gflops / sgemm,
-                "allocations_per_step": allocations_per_step,
                 "peak_rss_mb": peak_rss_mb(),
             });
             return Ok(format!("{outcome}\n"));
@@ -127,7 +123,6 @@ impl Bench {
             format!("tokens a second    {tokens_per_second:8.0}"),
             format!("useful operations  {gflops:8.1} GFLOP/s"),
             format!("products of 1024^3 {sgemm:8.1} GFLOP/s, of which a step reaches {:.0} %", 100.0 * gflops / sgemm),
-            format!("allocations a step {allocations_per_step:8.1}"),
         ];
         lines.extend(peak_rss_mb().map(|memory| format!("peak memory        {memory:8.1} MB")));
         lines.push("\nms a step on average".to_owned());
@@ -156,8 +151,7 @@ impl Bench {
         let mut batch = Batch::masked(sequences.iter().map(Vec::as_slice), &all, &mut rng)?;
         encoder.forward(&batch, Mode::Evaluate)?;
 
-        let mut steps = Steps { moments: Vec::with_capacity(count), masked: 0, allocations: 0 };
-        let region = Region::new(crate::ALLOCATOR);
+        let mut steps = Steps { moments: Vec::with_capacity(count), masked: 0 };
         for nth in 0..count {
             let start = Instant::now();
             batch.mask_again(sequences.iter().map(Vec::as_slice), &masker, &mut rng)?;
@@ -172,7 +166,6 @@ impl Bench {
             steps.moments.push([start, masks_drawn, went_forward, went_backward, clipped, Instant::now()]);
             steps.masked += batch.masked_rows.len();
         }
-        steps.allocations = region.change().allocations;
         Ok(steps)
     }
 

@@ -1,11 +1,9 @@
 //! `mlm`: the library without a notebook.
 
-use std::alloc::System;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 mod arguments;
 mod bench;
@@ -15,10 +13,6 @@ mod plot;
 mod stories;
 mod text;
 mod train;
-
-/// Counts what is asked of it, which `mlm bench` reports.
-#[global_allocator]
-static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// A masked language model from scratch.
 #[derive(Parser)]
