@@ -131,7 +131,7 @@ fn to_evaluate_takes_at_most_1_2_times_a_training_step() {
         ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(String::from).into_iter().chain(words).collect();
     fs::write(folder.path().join("vocab.txt"), tokens.join("\n")).unwrap();
     let masker = Masker::new(&Tokenizer::from_pretrained(&folder).unwrap(), Masking::default()).unwrap();
-    let unigram = Unigram::fit(&[[2, 7, 8, 3]], &masker).unwrap();
+    let unigram = Unigram::fit(&vec![vec![2, 7, 8, 3]].into(), &masker).unwrap();
     for (what, predictor) in [("engine", &asked as &dyn Predictor), ("baseline", &unigram)] {
         let (_, bytes) = taken(|| evaluate(predictor, &batches).unwrap());
         assert!((bytes as f64) < 1.2 * step as f64, "{what}: {bytes} bytes to evaluate, {step} for a step");
@@ -157,9 +157,9 @@ fn a_training_reads_the_texts_that_it_is_given_and_no_copy() {
     let folder = tempfile::tempdir().unwrap();
     let corpus = Corpus::from_lines(["the cake is a lie", "to be or not to be"]).unwrap();
     let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(100)).unwrap();
-    let sentence: Vec<u32> = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences[0].repeat(4);
-    let train: Sequences = vec![sentence; 50_000].into();
-    let ids: usize = train.iter().map(|ids| size_of_val(ids.as_slice())).sum();
+    let sentence: Vec<u32> = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences.get(0).unwrap().repeat(4);
+    let train: Sequences = vec![sentence; 100_000].into();
+    let ids = train.tokens() * size_of::<u16>();
     let model = ModelConfig { d_model: 8, d_ff: 8, heads: 1, layers: 1, ..ModelConfig::new(tokenizer.vocab()) };
     let texts = Texts { tokenizer, train, validation: Sequences::default(), grammar: None };
     let back_end = BackEnd::Engine(EngineConfig { threads: 1, ..EngineConfig::default() });

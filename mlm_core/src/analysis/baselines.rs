@@ -1,23 +1,27 @@
 //! Takes a text and the masks on which a model is tested, gives the losses that its own is to be seen against.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
+use ahash::{AHashSet, RandomState};
 use serde::{Deserialize, Serialize};
 
-use crate::analysis::counts::{Neighbours, Unigram};
+use crate::analysis::counts::Neighbours;
 use crate::analysis::evaluate::{Evaluation, evaluate};
 use crate::analysis::floor::BayesFloor;
 use crate::error::Result;
 use crate::text::batch::Batch;
 use crate::text::masking::Masker;
+use crate::text::sequences::Sequences;
+
+/// In so many tokens, more or less, the pairs of neighbours are counted: nothing is to wait long for the first step.
+const COUNTED_TOKENS: usize = 1 << 24;
 
 /// What can be said about some masked tokens without a neural network, from the least knowledge to all there is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Baselines {
-    /// Of [`Unigram`], which knows how frequent each token is.
+    /// Of [`crate::Unigram`], which knows how frequent each token is.
     pub unigram: Evaluation,
-    /// Of [`Neighbours`], which sees the tokens beside a gap.
+    /// Of [`crate::Neighbours`], which sees the tokens beside a gap.
     pub neighbours: Evaluation,
     /// Of [`crate::BestNeighbours`], which sees the same tokens and knows what has written the text, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,24 +46,35 @@ impl fmt::Display for Baselines {
 
 impl Baselines {
     /// Counts in the training `sequences`, and predicts the masked tokens of `batches`, which `masker` has drawn. Copies of a
-    /// sequence count once: a text that an epoch goes through ten times says no more about others than once.
+    /// sequence count once: a text that an epoch goes through ten times says no more about others than once. Of a large text,
+    /// [`Self::counted`] says how much is read.
     ///
     /// # Errors
     /// When there is no batch, or one does not fit the vocabulary or the floor's grammar.
     pub fn measure(
-        sequences: &[Vec<u32>],
+        sequences: &Sequences,
         batches: &[Batch],
         masker: &Masker,
         floor: Option<&BayesFloor>,
     ) -> Result<Self> {
-        let distinct: BTreeSet<&Vec<u32>> = sequences.iter().collect();
-        let sequences: Vec<&Vec<u32>> = distinct.into_iter().collect();
+        let hashers = [0, 1].map(|seed| RandomState::with_seeds(seed, 0, 0, 0));
+        let mut seen = AHashSet::new();
+        let mut is_new = |ids: &Vec<u32>| seen.insert(hashers.each_ref().map(|hasher| hasher.hash_one(ids)));
+        let sample = sample(sequences).map(|index| sequences.get(index));
+        let distinct = sample.filter(|ids| !ids.as_ref().is_ok_and(|ids| !is_new(ids)));
+        let neighbours = Neighbours::fit_each(distinct, masker)?;
         Ok(Self {
-            unigram: evaluate(&Unigram::fit(&sequences, masker)?, batches)?,
-            neighbours: evaluate(&Neighbours::fit(&sequences, masker)?, batches)?,
+            unigram: evaluate(neighbours.unigram(), batches)?,
+            neighbours: evaluate(&neighbours, batches)?,
             best_neighbours: floor.map(|floor| evaluate(&floor.best_neighbours(), batches)).transpose()?,
             floor: floor.map(|floor| evaluate(floor, batches)).transpose()?,
         })
+    }
+
+    /// How many of the `sequences` are counted in: all, up to 16 million tokens; else every second one, or every third, and so
+    /// on, so that these have no more.
+    pub fn counted(sequences: &Sequences) -> usize {
+        sample(sequences).len()
     }
 
     /// Of the way from the loss of the neighbours (0) down to the floor (1), the share that a model with this loss has gone;
@@ -68,4 +83,9 @@ impl Baselines {
         let gap = self.neighbours.loss - self.floor.as_ref()?.loss;
         (gap > 0.0).then(|| (self.neighbours.loss - loss) / gap)
     }
+}
+
+/// The indices of the sequences that are counted in.
+fn sample(sequences: &Sequences) -> impl ExactSizeIterator<Item = usize> {
+    (0..sequences.len()).step_by(sequences.tokens().div_ceil(COUNTED_TOKENS).max(1))
 }

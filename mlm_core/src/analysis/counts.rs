@@ -1,12 +1,13 @@
 //! Takes a text, gives predictions that anybody could make without a neural network: from how frequent each token is, and
 //! from the tokens beside a gap.
 
-use std::collections::BTreeMap;
+use ahash::AHashMap;
 
 use crate::analysis::predictor::{Predictor, each_row_of_weights};
 use crate::error::Result;
 use crate::text::batch::{Batch, check_ids};
 use crate::text::masking::Masker;
+use crate::text::sequences::Sequences;
 
 /// Predicts a masked token from how frequent each token is, and from what is seen in its own place: what is left of a text
 /// without its context.
@@ -45,14 +46,19 @@ impl Unigram {
     ///
     /// # Errors
     /// When an id lies outside of the vocabulary of `masker`.
-    pub fn fit<S: AsRef<[u32]>>(sequences: &[S], masker: &Masker) -> Result<Self> {
-        let mut counts = vec![1.0; masker.vocab()];
-        for sequence in sequences.iter().map(AsRef::as_ref) {
-            check_ids(masker.vocab(), "sequences", sequence)?;
-            sequence.iter().for_each(|&id| counts[id as usize] += 1.0);
+    pub fn fit(sequences: &Sequences, masker: &Masker) -> Result<Self> {
+        let mut counts = vec![0; masker.vocab()];
+        for ids in sequences.iter() {
+            count_ids(&ids?, &mut counts)?;
         }
-        let sum: f64 = counts.iter().sum();
-        Ok(Self { masker: masker.clone(), probabilities: counts.into_iter().map(|count| count / sum).collect() })
+        Ok(Self::of_counts(&counts, masker))
+    }
+
+    /// From how often each token stands in a text.
+    fn of_counts(counts: &[usize], masker: &Masker) -> Self {
+        let sum = (counts.iter().sum::<usize>() + counts.len()) as f64;
+        let probabilities = counts.iter().map(|&count| (count + 1) as f64 / sum).collect();
+        Self { masker: masker.clone(), probabilities }
     }
 
     /// Makes probabilities of a token in its context to weights of those where a chosen one is seen as `seen`.
@@ -63,6 +69,13 @@ impl Unigram {
             *probability *= if special { 0.0 } else { likelihood.of(seen, id) };
         }
     }
+}
+
+/// Adds the tokens of a sequence to how often each has been seen.
+fn count_ids(ids: &[u32], counts: &mut [usize]) -> Result<()> {
+    check_ids(counts.len(), "sequences", ids)?;
+    ids.iter().for_each(|&id| counts[id as usize] += 1);
+    Ok(())
 }
 
 impl Predictor for Unigram {
@@ -118,23 +131,39 @@ impl Neighbours {
     ///
     /// # Errors
     /// When an id lies outside of the vocabulary of `masker`.
-    pub fn fit<S: AsRef<[u32]>>(sequences: &[S], masker: &Masker) -> Result<Self> {
-        let unigram = Unigram::fit(sequences, masker)?;
-        let mut counts: BTreeMap<(u32, u32), f64> = BTreeMap::new();
-        for pair in sequences.iter().flat_map(|sequence| sequence.as_ref().windows(2)) {
-            *counts.entry((pair[0], pair[1])).or_default() += 1.0;
+    pub fn fit(sequences: &Sequences, masker: &Masker) -> Result<Self> {
+        Self::fit_each(sequences.iter(), masker)
+    }
+
+    /// As [`Self::fit`], with what an iterator gives.
+    pub(crate) fn fit_each(sequences: impl Iterator<Item = Result<Vec<u32>>>, masker: &Masker) -> Result<Self> {
+        let mut tokens = vec![0; masker.vocab()];
+        let mut counts: AHashMap<[u32; 2], usize> = AHashMap::new();
+        for ids in sequences {
+            let ids = ids?;
+            count_ids(&ids, &mut tokens)?;
+            for &pair in ids.array_windows() {
+                *counts.entry(pair).or_default() += 1;
+            }
         }
-        let seen = |times: f64| counts.values().filter(|&&count| count == times).count() as f64;
-        let (once, twice) = (seen(1.0), seen(2.0));
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_unstable();
+        let seen = |times: usize| counts.iter().filter(|&&(_, count)| count == times).count() as f64;
+        let (once, twice) = (seen(1), seen(2));
         // Where no pair is seen just once, nothing says how likely a new one is: half a pair is a guess.
         let discount = if once > 0.0 { once / (once + 2.0 * twice) } else { 0.5 };
         let mut after = vec![Beside::default(); masker.vocab()];
         let mut before = after.clone();
-        for ((left, right), count) in counts {
-            after[left as usize].push(right, count);
-            before[right as usize].push(left, count);
+        for ([left, right], count) in counts {
+            after[left as usize].push(right, count as f64);
+            before[right as usize].push(left, count as f64);
         }
-        Ok(Self { unigram, discount, after, before })
+        Ok(Self { unigram: Unigram::of_counts(&tokens, masker), discount, after, before })
+    }
+
+    /// What it knows without the neighbours.
+    pub(crate) fn unigram(&self) -> &Unigram {
+        &self.unigram
     }
 
     /// The share of the probability after a token that its discounted pairs leave to all tokens.

@@ -277,11 +277,14 @@ pub struct DataLoader {
 
 impl DataLoader {
     /// # Errors
-    /// When there is no sequence, or the batch size is 0.
+    /// When there is no sequence, or more than 4 billion, or the batch size is 0.
     pub fn new(sequences: impl Into<Sequences>, batch_size: usize) -> Result<Self> {
         let sequences = sequences.into();
         if sequences.is_empty() {
             return Err(Error::argument("sequences", "at least one", 0));
+        }
+        if u32::try_from(sequences.len()).is_err() {
+            return Err(Error::argument("sequences", format!("at most {}", u32::MAX), sequences.len()));
         }
         if batch_size == 0 {
             return Err(Error::argument("batch_size", "at least 1", batch_size));
@@ -300,23 +303,17 @@ impl DataLoader {
     }
 
     /// The indices of all sequences in a random order.
-    pub(crate) fn order(&self, rng: &mut StdRng) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.sequences.len()).collect();
+    pub(crate) fn order(&self, rng: &mut StdRng) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.sequences.len() as u32).collect();
         order.shuffle(rng);
         order
     }
 
     /// The batch with that number, counted from 0, of those that `order` makes, or none after the last.
-    pub(crate) fn batch(
-        &self,
-        order: &[usize],
-        nth: usize,
-        masker: &Masker,
-        rng: &mut StdRng,
-    ) -> Option<Result<Batch>> {
+    pub(crate) fn batch(&self, order: &[u32], nth: usize, masker: &Masker, rng: &mut StdRng) -> Option<Result<Batch>> {
         let indices = order.chunks(self.batch_size).nth(nth)?;
-        let sequences = indices.iter().map(|&index| self.sequences[index].as_slice());
-        Some(Batch::masked(sequences, masker, rng))
+        let sequences: Result<Vec<_>> = indices.iter().map(|&index| self.sequences.get(index as usize)).collect();
+        Some(sequences.and_then(|sequences| Batch::masked(sequences.iter().map(Vec::as_slice), masker, rng)))
     }
 
     /// One pass in the given order whose masks can be kept, so that evaluations of different models, or of one model
@@ -325,9 +322,8 @@ impl DataLoader {
     /// # Errors
     /// When a batch has nothing to mask.
     pub fn fixed(&self, masker: &Masker, rng: &mut StdRng) -> Result<Vec<Batch>> {
-        (self.sequences.chunks(self.batch_size))
-            .map(|chunk| Batch::masked(chunk.iter().map(Vec::as_slice), masker, rng))
-            .collect()
+        let order: Vec<u32> = (0..self.sequences.len() as u32).collect();
+        (0..self.batches()).map_while(|nth| self.batch(&order, nth, masker, rng)).collect()
     }
 }
 
@@ -337,7 +333,7 @@ pub struct Epoch<'a> {
     loader: &'a DataLoader,
     masker: &'a Masker,
     rng: &'a mut StdRng,
-    order: Vec<usize>,
+    order: Vec<u32>,
     /// The number of the next batch.
     next: usize,
 }

@@ -2,12 +2,15 @@
 //! masking them is left to [`crate::text::masking`].
 
 use std::collections::VecDeque;
+use std::iter;
+
+use smallvec::{SmallVec, smallvec};
 
 use crate::error::{Error, Result};
 use crate::text::corpus::Corpus;
 use crate::text::coverage::Coverage;
 use crate::text::sequences::Sequences;
-use crate::text::tokenizer::Tokenizer;
+use crate::text::tokenizer::{SpecialIds, Tokenizer};
 
 /// A corpus as token ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,14 +39,12 @@ impl EncodedCorpus {
         Ok(Self { coverage, ..self })
     }
 
-    /// Adds sequences, or counts them where nothing can be masked.
-    fn take(&mut self, sequences: impl IntoIterator<Item = Vec<u32>>, tokenizer: &Tokenizer) {
-        for ids in sequences {
-            if ids.iter().all(|&id| tokenizer.is_special(id)) {
-                self.skipped += 1;
-            } else {
-                self.sequences.push(ids);
-            }
+    /// Adds a window, framed, or counts it where nothing in it can be masked.
+    fn take(&mut self, window: &[u32], tokenizer: &Tokenizer) {
+        if window.iter().all(|&id| tokenizer.is_special(id)) {
+            self.skipped += 1;
+        } else {
+            self.sequences.push(tokenizer.frame(window));
         }
     }
 }
@@ -58,7 +59,7 @@ impl Tokenizer {
     /// let corpus = Corpus::from_lines(["to be or not to be", "the cake is a lie"])?;
     /// let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000))?;
     /// let words = |encoded: EncodedCorpus| -> Result<Vec<String>> {
-    ///     encoded.sequences.iter().map(|ids| tokenizer.decode(ids)).collect()
+    ///     encoded.sequences.iter().map(|ids| tokenizer.decode(&ids?)).collect()
     /// };
     /// let each = tokenizer.encode_corpus(&corpus, 7)?;
     /// assert_eq!(words(each)?, ["to be or", "not to be", "the cake is a lie"]);
@@ -76,25 +77,28 @@ impl Tokenizer {
         let coverage = self.encode_sentences(corpus, |ids| {
             let windows = self.windows(ids, longest);
             encoded.cut += usize::from(windows.len() > 1);
-            encoded.take(windows, self);
+            windows.iter().for_each(|window| encoded.take(window, self));
         })?;
         encoded.with_coverage(coverage)
     }
 
-    /// The sequences of a sentence, from its ids; one of which the tokenizer leaves nothing is `[CLS] [SEP]`.
-    fn windows(&self, ids: &[u32], longest: usize) -> Vec<Vec<u32>> {
+    /// The windows of a sentence, from its ids; one of which the tokenizer leaves nothing is an empty one.
+    fn windows<'a>(&'a self, ids: &'a [u32], longest: usize) -> SmallVec<[&'a [u32]; 1]> {
         match ids {
-            [] => vec![self.frame(&[])],
-            ids => self.cut(ids, longest, Length::Even).map(|window| self.frame(window)).collect(),
+            [] => smallvec![ids],
+            ids => self.cut(ids, longest, Length::Even).collect(),
         }
     }
 
     /// Of each sentence of a corpus its sequences.
     pub(crate) fn windows_of_sentences(&self, corpus: &Corpus, max_len: usize) -> Result<Vec<Vec<Vec<u32>>>> {
         let longest = longest(max_len)?;
-        let mut windows = Vec::with_capacity(corpus.len());
-        self.encode_sentences(corpus, |ids| windows.push(self.windows(ids, longest)))?;
-        Ok(windows)
+        let mut sequences = Vec::with_capacity(corpus.len());
+        self.encode_sentences(corpus, |ids| {
+            let windows = self.windows(ids, longest);
+            sequences.push(windows.iter().map(|window| self.frame(window).collect()).collect());
+        })?;
+        Ok(sequences)
     }
 
     /// The ids of a running text in windows of `max_len` tokens: a window goes on with the next sentence where one ends, and
@@ -118,7 +122,7 @@ impl Tokenizer {
                     break; // The next sentence may go on with it.
                 }
                 taken += window.len();
-                encoded.take([self.frame(window)], self);
+                encoded.take(window, self);
                 while let Some(end) = ends.pop_front_if(|end| *end <= taken) {
                     (start, is_cut) = (end, false);
                 }
@@ -132,14 +136,15 @@ impl Tokenizer {
             start = start.saturating_sub(taken);
         })?;
         if !rest.is_empty() {
-            encoded.take([self.frame(&rest)], self);
+            encoded.take(&rest, self);
         }
         encoded.with_coverage(coverage)
     }
 
     /// A window as the model reads it.
-    fn frame(&self, window: &[u32]) -> Vec<u32> {
-        [&[self.special().cls], window, &[self.special().sep]].concat()
+    fn frame(&self, window: &[u32]) -> impl Iterator<Item = u32> {
+        let SpecialIds { cls, sep, .. } = self.special();
+        iter::once(cls).chain(window.iter().copied()).chain([sep])
     }
 
     /// Cuts tokens into windows of at most `longest`, where words end; a word that is longer is cut, too.

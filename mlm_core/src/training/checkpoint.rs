@@ -163,6 +163,6 @@ pub(crate) fn digest<B: AsRef<[u8]>>(parts: impl IntoIterator<Item = B>) -> Stri
     hexadecimal(digest)
 }
 
-fn hexadecimal(digest: Sha256) -> String {
+pub(crate) fn hexadecimal(digest: Sha256) -> String {
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device};
 use rand::rngs::StdRng;
+use rand::seq::index;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -47,6 +48,9 @@ const BETWEEN_EPOCHS: f64 = 2.0;
 
 /// How many sequences are tested together. The masks depend on it, so it is the same for all trainings.
 const TEST_BATCH: usize = 32;
+
+/// On so many tokens, more or less, a model is tested: a text of any size has its first step soon.
+const TESTED_TOKENS: usize = 1 << 17;
 
 /// How a model is trained. The default is what a small model learns a few thousand sentences best with (`scripts/study` has
 /// measured it), if its weights start with an `initializer_range` of 0.05. Lab 08 trains on its five sentences in a way of its
@@ -181,7 +185,7 @@ pub struct Training {
     masker: Masker,
     validation: Vec<Batch>,
     /// The order of this epoch; empty where it has not been drawn.
-    order: Vec<usize>,
+    order: Vec<u32>,
     epoch: EpochSums,
     history: History,
     curve: LossCurve,
@@ -257,8 +261,8 @@ impl Training {
             "back_end": back_end.plan(),
             "texts": {
                 "tokenizer": digest([tokenizer.to_json()?]),
-                "train": fingerprint(train),
-                "validation": fingerprint(&texts.validation),
+                "train": fingerprint(train)?,
+                "validation": fingerprint(&texts.validation)?,
             },
         });
 
@@ -486,14 +490,30 @@ impl Training {
 
 impl Texts {
     /// The validation sequences in batches of 32, masked as in BERT, as a training with this seed is tested on them after each
-    /// epoch: for whoever wants to measure something else on the same masks.
+    /// epoch: for whoever wants to measure something else on the same masks. Of a large text they are a sample, of
+    /// [`Self::tested`] sequences, which the seed draws.
     ///
     /// # Errors
     /// When there are no validation sequences.
     pub fn validation_batches(&self, seed: u64) -> Result<Vec<Batch>> {
         let masker = Masker::new(&self.tokenizer, Masking::default())?;
-        let loader = DataLoader::new(self.validation.clone(), TEST_BATCH)?;
+        let (all, tested) = (self.validation.len(), self.tested());
+        let sequences = if tested == all {
+            self.validation.clone()
+        } else {
+            let mut sample = index::sample(&mut generator(seed, Draw::Sample, 0), all, tested).into_vec();
+            sample.sort_unstable();
+            sample.into_iter().map(|nth| self.validation.get(nth)).collect::<Result<Vec<_>>>()?.into()
+        };
+        let loader = DataLoader::new(sequences, TEST_BATCH)?;
         loader.fixed(&masker, &mut generator(seed, Draw::Validation, 0))
+    }
+
+    /// How many of the validation sequences a training is tested on: all, up to 131,072 tokens; else so many as have about that
+    /// many together. A mean loss over the 20,000 of them that are masked is known to 0.03 nats, or better.
+    pub fn tested(&self) -> usize {
+        let (sequences, tokens) = (self.validation.len(), self.validation.tokens());
+        if tokens <= TESTED_TOKENS { sequences } else { (sequences * TESTED_TOKENS / tokens).max(1) }
     }
 }
 
@@ -508,6 +528,8 @@ enum Draw {
     Masks,
     /// Of a step.
     Dropout,
+    /// Of the validation sequences.
+    Sample,
 }
 
 /// The generator of what is drawn for the `nth` time: a function of these three numbers and of nothing before.

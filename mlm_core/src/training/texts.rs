@@ -2,10 +2,13 @@
 
 use std::iter;
 
+use sha2::{Digest, Sha256};
+
+use crate::error::Result;
 use crate::text::grammar::Grammar;
 use crate::text::sequences::Sequences;
 use crate::text::tokenizer::Tokenizer;
-use crate::training::checkpoint::digest;
+use crate::training::checkpoint::hexadecimal;
 
 /// The texts of a training: sequences of ids, see [`Tokenizer::encode_corpus`].
 #[derive(Clone, Debug)]
@@ -21,8 +24,16 @@ pub struct Texts {
 }
 
 /// A digest of sequences of ids.
-pub(crate) fn fingerprint(sequences: &Sequences) -> String {
-    // Lengths keep apart what was cut differently.
-    let numbers = sequences.iter().flat_map(|ids| iter::once(ids.len() as u32).chain(ids.iter().copied()));
-    digest(numbers.map(u32::to_le_bytes))
+pub(crate) fn fingerprint(sequences: &Sequences) -> Result<String> {
+    let mut digest = Sha256::new();
+    let (mut ids, mut bytes) = (Vec::new(), Vec::new());
+    for index in 0..sequences.len() {
+        sequences.read(index, &mut ids)?;
+        bytes.clear();
+        // Lengths keep apart what was cut differently.
+        let numbers = iter::once(ids.len() as u32).chain(ids.iter().copied());
+        numbers.for_each(|number| bytes.extend(number.to_le_bytes()));
+        digest.update(&bytes);
+    }
+    Ok(hexadecimal(digest))
 }

@@ -253,7 +253,7 @@ fn a_training_keeps_the_baselines_and_its_figures_show_them() {
             .unwrap();
     let corpus = Corpus::from_lines((0..500).map(|nth| grammar.sentence(&mut seeded(nth)))).unwrap();
     let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(1000)).unwrap();
-    let sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences;
+    let sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences.to_vec().unwrap();
     let (train, validation) = (sequences[..32].to_vec().into(), sequences[32..].to_vec().into());
     let model = ModelConfig { d_model: 8, heads: 2, ..ModelConfig::new(tokenizer.vocab()) };
     let texts = Texts { tokenizer, train, validation, grammar: Some(grammar.clone()) };
@@ -284,8 +284,9 @@ fn a_training_keeps_the_baselines_and_its_figures_show_them() {
     // A text that is gone through twice says no more.
     let (train, masker) = (&texts.train, Masker::new(&texts.tokenizer, Masking::default()).unwrap());
     let batches = DataLoader::new(texts.validation.clone(), 8).unwrap().fixed(&masker, &mut seeded(0)).unwrap();
-    let measure = |sequences: &[Vec<u32>]| Baselines::measure(sequences, &batches, &masker, None).unwrap();
-    assert_eq!(measure(train), measure(&[train.as_slice(), train].concat()));
+    let measure = |sequences: &Sequences| Baselines::measure(sequences, &batches, &masker, None).unwrap();
+    let twice: Result<Vec<_>> = train.iter().chain(train.iter()).collect();
+    assert_eq!(measure(train), measure(&twice.unwrap().into()));
 
     let drawn = plot::loss_curve(&[&begun]).unwrap().to_html();
     let table = markup::gaps(&[&begun, &History::new("<another>")]).to_html();
@@ -418,8 +419,8 @@ fn what_the_floor_and_the_baselines_cannot_predict_they_refuse() {
     let masker = Masker::new(&tokenizer, Masking::default()).unwrap();
     let below = [format!("ids below vocab = {}", tokenizer.vocab())];
     let below: Vec<&str> = below.iter().map(String::as_str).collect();
-    assert_says(&message(Unigram::fit(&[vec![2, 1000, 3]], &masker)), &below);
-    let unigram = Unigram::fit(&[vec![2, 5, 3]], &masker).unwrap();
+    assert_says(&message(Unigram::fit(&vec![vec![2, 1000, 3]].into(), &masker)), &below);
+    let unigram = Unigram::fit(&vec![vec![2, 5, 3]].into(), &masker).unwrap();
     let unknown = Batch::with_gaps([[2, 4, 1000, 3].as_slice()], tokenizer.special().mask);
     assert_says(&message(unigram.log_probabilities(&unknown)), &below);
 }

@@ -133,7 +133,7 @@ fn batches_that_do_not_fit_are_refused() {
 fn padding_changes_nothing() {
     let (encoder, tokenizer, corpus) = lab_model();
     let mask = tokenizer.special().mask;
-    let mut sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences;
+    let mut sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences.to_vec().unwrap();
     sequences.iter_mut().for_each(|ids| ids[2] = mask);
     let together = Batch::with_gaps(sequences.iter().map(Vec::as_slice), mask);
     let together = encoder.logits(&together, Mode::Evaluate).unwrap().to_vec2::<f32>().unwrap();
@@ -148,7 +148,7 @@ fn padding_changes_nothing() {
 #[test]
 fn attention_is_a_distribution_over_the_tokens() {
     let (encoder, tokenizer, corpus) = lab_model();
-    let sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences;
+    let sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences.to_vec().unwrap();
     let batch = Batch::with_gaps(sequences.iter().map(Vec::as_slice), tokenizer.special().mask);
     assert_eq!(batch.masked_rows.len(), 0, "attention can be asked for where nothing is masked");
     let encoded = encoder.encode(&batch, Mode::Evaluate).unwrap();

@@ -25,7 +25,7 @@ impl Plan {
     pub(crate) fn new() -> Self {
         let corpus = five_sentences().unwrap().repeat(3).unwrap();
         let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(80)).unwrap();
-        let sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences;
+        let sequences = tokenizer.encode_corpus(&corpus, 32).unwrap().sequences.to_vec().unwrap();
         let model = ModelConfig {
             d_model: 8,
             d_ff: 16,
@@ -204,8 +204,13 @@ fn a_training_that_has_begun_differently_is_refused_and_says_in_what() {
     refused(&|plan| plan.back_end = BackEnd::Reference(Device::Cpu), "reference");
     refused(&|plan| plan.back_end = BackEnd::Engine(EngineConfig { threads: 1, ..Default::default() }), "threads 1");
     refused(&|plan| plan.back_end = BackEnd::Engine(EngineConfig { threads: 3, ..Default::default() }), "--threads 2");
-    refused(&|plan| plan.texts.train.swap(0, 1), "other train");
-    refused(&|plan| plan.texts.validation.truncate(3), "other validation");
+    let change = |sequences: &mut Sequences, change: fn(&mut Vec<Vec<u32>>)| {
+        let mut all = sequences.to_vec().unwrap();
+        change(&mut all);
+        *sequences = all.into();
+    };
+    refused(&|plan| change(&mut plan.texts.train, |all| all.swap(0, 1)), "other train");
+    refused(&|plan| change(&mut plan.texts.validation, |all| all.truncate(3)), "other validation");
     let corpus = five_sentences().unwrap();
     refused(
         &|plan| plan.texts.tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::cased(plan.model.vocab)).unwrap(),
@@ -314,4 +319,23 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+#[test]
+fn of_a_large_text_a_sample_is_tested_and_counted() {
+    let sequence = |nth: u32| vec![2, 5 + nth % 20, 5 + nth / 20 % 20, 3];
+    let mut texts = Plan::new().texts;
+    texts.validation = (0..32_768).map(sequence).collect::<Vec<_>>().into();
+    assert_eq!((texts.validation.tokens(), texts.tested()), (131_072, 32_768));
+    texts.validation = (0..65_537).map(sequence).collect::<Vec<_>>().into();
+    let tested = texts.tested();
+    assert_eq!(tested, 32_768);
+    let batches = texts.validation_batches(0).unwrap();
+    assert_eq!(batches.iter().map(Batch::sequences).sum::<usize>(), tested);
+    assert_eq!(batches, texts.validation_batches(0).unwrap());
+    assert_ne!(batches, texts.validation_batches(1).unwrap());
+
+    let large: Sequences = vec![vec![5; 512]; 40_000].into();
+    assert_eq!(Baselines::counted(&large), 20_000);
+    assert_eq!(Baselines::counted(&texts.validation), 65_537);
 }

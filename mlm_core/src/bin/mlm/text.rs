@@ -60,7 +60,7 @@ pub(crate) fn counts(encoded: &EncodedCorpus) -> String {
     let EncodedCorpus { sequences, cut, skipped, coverage } = encoded;
     format!(
         "{} tokens in {} sequences; {cut} sentences cut, {skipped} sequences left out; {coverage}",
-        tokens(sequences),
+        sequences.tokens(),
         sequences.len(),
     )
 }
@@ -98,7 +98,7 @@ pub(crate) fn counts_json(encoded: &EncodedCorpus) -> Value {
     let EncodedCorpus { sequences, cut, skipped, coverage } = encoded;
     let mut counts = coverage_json(coverage);
     for (name, count) in [
-        ("tokens", tokens(sequences)),
+        ("tokens", sequences.tokens()),
         ("sequences", sequences.len()),
         ("sentences_cut", *cut),
         ("sequences_left_out", *skipped),
@@ -114,8 +114,4 @@ pub(crate) fn of_known_words(coverage: &Coverage) -> String {
         0 => String::new(),
         unknown => format!(" of the known words ({unknown} are unknown)"),
     }
-}
-
-fn tokens(sequences: &Sequences) -> usize {
-    sequences.iter().map(Vec::len).sum()
 }

@@ -126,6 +126,15 @@ impl Train {
     pub(crate) fn run(&self) -> Result<String, Failure> {
         let corpora = self.corpora()?;
         let (texts, config) = self.texts(&corpora)?;
+        let (validation, tested) = (texts.validation.len(), texts.tested());
+        if tested < validation {
+            let counted = Baselines::counted(&texts.train);
+            note(&format!(
+                "a large text: tested on {tested} of the {validation} validation sequences; unigrams and neighbours \
+                 counted in {counted} of {} training sequences",
+                texts.train.len()
+            ));
+        }
         let open = if self.resume { Training::resume } else { Training::start };
         let mut training = open(&self.out, &texts, &config, &self.training(), &self.compute.back_end())?;
         stop_on_interrupt()?;
@@ -167,7 +176,7 @@ impl Train {
             training.save_after(self.checkpoint_seconds)?;
         }
         bar.finish_and_clear();
-        Ok(self.outcome(&training, &corpora)?)
+        Ok(self.outcome(&training, &corpora, tested)?)
     }
 
     /// The text, in two parts, cut to the length of the model.
@@ -258,7 +267,7 @@ impl Train {
         line
     }
 
-    fn outcome(&self, training: &Training, corpora: &Corpora) -> Result<String> {
+    fn outcome(&self, training: &Training, corpora: &Corpora, tested: usize) -> Result<String> {
         let parameters = training.encoder().params()?.len();
         if !self.json {
             let seconds = training.seconds();
@@ -280,6 +289,7 @@ impl Train {
             "parameters": parameters,
             "training_text": counts_json(&corpora.train),
             "validation_text": corpora.validation.as_ref().map(counts_json),
+            "tested_sequences": tested,
             "baselines": training.history().baselines(),
             "epochs": epochs,
             "train_seconds": training.seconds(),
