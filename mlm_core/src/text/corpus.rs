@@ -1,10 +1,11 @@
 //! Takes text (lines, a file of lines, or prose), gives sentences; leaves words and tokens to [`crate::text::tokenizer`].
 
-use std::collections::HashMap;
 use std::path::Path;
 
+use ahash::{AHashMap, RandomState};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
+use rayon::prelude::*;
 use unicode_segmentation::UnicodeSegmentation;
 
 use crate::error::{Error, Result};
@@ -140,16 +141,20 @@ impl Corpus {
         if !(validation > 0.0 && validation < 1.0) {
             return Err(Error::argument("validation", "a fraction above 0 and below 1", validation));
         }
-        // The class of a sentence: the index of its first copy among the distinct sentences.
-        let mut classes = HashMap::new();
-        let class_of: Vec<usize> = self
-            .sentences
-            .iter()
-            .map(|sentence| {
-                let next = classes.len();
-                *classes.entry(sentence.to_lowercase()).or_insert(next)
-            })
-            .collect();
+        // The class of a sentence: the index of its first copy among the distinct sentences. Of these, two hashes stand for all
+        // letters.
+        let hashers = [1, 2].map(|seed| RandomState::with_seeds(seed, 0, 0, 0));
+        let key = |sentence: &String| {
+            let sentence = sentence.to_lowercase();
+            hashers.each_ref().map(|hasher| hasher.hash_one(&sentence))
+        };
+        let keys: Vec<[u64; 2]> = self.sentences.par_iter().map(key).collect();
+        let mut classes = AHashMap::new();
+        let class_of = keys.iter().map(|key| {
+            let next = classes.len();
+            *classes.entry(key).or_insert(next)
+        });
+        let class_of: Vec<usize> = class_of.collect();
         let distinct = classes.len();
         if distinct < 2 {
             let expected = "at least 2 distinct sentences, one of them to be held back (--validation 0 holds none back; where a line \

@@ -141,7 +141,7 @@ impl Tokenizer {
             *changes
         } else {
             let start = ids.len();
-            ids.extend_from_slice(&self.encode_without_frame(chunk)?);
+            self.push_chunk(chunk, ids)?;
             let mut changes = self.changes(chunk)?;
             if ids[start..].contains(&self.special().unk) {
                 changes.too_long = self.too_long(chunk)?;
@@ -159,7 +159,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::text::tokenizer::tests::{CHUNK, with_added_tokens};
+    use crate::text::tokenizer::tests::{CHUNK, with_those_added_tokens};
     use crate::text::tokenizer_config::TokenizerConfig;
 
     proptest! {
@@ -170,10 +170,13 @@ mod tests {
             chunks in proptest::collection::vec(CHUNK, 1..20),
             sentences in proptest::collection::vec(proptest::collection::vec(any::<prop::sample::Index>(), 1..9), 1..30),
             cased: bool,
-            reads_words: bool,
+            (reads_words, reads_ascii) in prop_oneof![Just((false, false)), Just((true, false)), Just((true, true))],
         ) {
             let config = if cased { TokenizerConfig::cased(200) } else { TokenizerConfig::new(200) };
-            let tokenizer = with_added_tokens(&config, if reads_words { &[] } else { &["a b"] });
+            let more = if reads_words { [].as_slice() } else { &["a b"] };
+            let tokenizer = with_those_added_tokens(&config, more, |token| !reads_ascii || token.content.is_ascii());
+            prop_assert_eq!(tokenizer.reads_words(), reads_words);
+            prop_assert_eq!(tokenizer.ascii_words("b", &mut String::new()).is_some(), reads_ascii);
             let sentence = |of: &Vec<prop::sample::Index>| of.iter().map(|nth| nth.get(&chunks).as_str()).collect::<Vec<_>>().join(" ");
             let Ok(corpus) = Corpus::from_lines(sentences.iter().map(sentence)) else { return Ok(()) };
             let mut expected = Coverage::default();

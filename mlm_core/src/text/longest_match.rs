@@ -29,9 +29,22 @@ impl LongestMatch {
         &self.model
     }
 
-    /// The pieces of a word, or none if the vocabulary cannot spell it.
-    fn pieces(&self, model: &WordPiece, word: &str) -> Option<Vec<Token>> {
-        let mut pieces = Vec::new();
+    /// Adds the ids of a word.
+    pub(crate) fn push_ids(&self, word: &str, ids: &mut Vec<u32>) -> Result<()> {
+        let ModelWrapper::WordPiece(model) = &self.model else {
+            ids.extend(self.model.tokenize(word)?.iter().map(|token| token.id));
+            return Ok(());
+        };
+        let start = ids.len();
+        if !is_short(model, word) || !self.each_piece(model, word, |id, _, _| ids.push(id)) {
+            ids.truncate(start);
+            ids.push(unknown(model)?);
+        }
+        Ok(())
+    }
+
+    /// Gives the pieces of a word, each with its id and place; false if the vocabulary cannot spell it.
+    fn each_piece(&self, model: &WordPiece, word: &str, mut see: impl FnMut(u32, &str, (usize, usize))) -> bool {
         let mut start = 0;
         let mut candidate = String::new();
         while start < word.len() {
@@ -44,7 +57,7 @@ impl LongestMatch {
             candidate += &word[start..word.floor_char_boundary(start + room)];
             let id = loop {
                 if candidate.len() == mark {
-                    return None;
+                    return false;
                 }
                 match model.token_to_id(&candidate) {
                     Some(id) => break id,
@@ -52,11 +65,21 @@ impl LongestMatch {
                 };
             };
             let end = start + candidate.len() - mark;
-            pieces.push(Token::new(id, candidate.clone(), (start, end)));
+            see(id, &candidate, (start, end));
             start = end;
         }
-        Some(pieces)
+        true
     }
+}
+
+/// Whether the model reads words of that length.
+fn is_short(model: &WordPiece, word: &str) -> bool {
+    word.chars().nth(model.max_input_chars_per_word).is_none()
+}
+
+/// The id of a word that cannot be spelled.
+fn unknown(model: &WordPiece) -> std::result::Result<u32, Error> {
+    model.token_to_id(&model.unk_token).ok_or(Error::MissingUnkToken)
 }
 
 impl Model for LongestMatch {
@@ -64,12 +87,12 @@ impl Model for LongestMatch {
 
     fn tokenize(&self, word: &str) -> Result<Vec<Token>> {
         let ModelWrapper::WordPiece(model) = &self.model else { return self.model.tokenize(word) };
-        let is_short = word.chars().nth(model.max_input_chars_per_word).is_none();
-        if let Some(pieces) = is_short.then(|| self.pieces(model, word)).flatten() {
+        let mut pieces = Vec::new();
+        let see = |id, piece: &str, place| pieces.push(Token::new(id, piece.to_owned(), place));
+        if is_short(model, word) && self.each_piece(model, word, see) {
             return Ok(pieces);
         }
-        let unknown = model.token_to_id(&model.unk_token).ok_or(Error::MissingUnkToken)?;
-        Ok(vec![Token::new(unknown, model.unk_token.clone(), (0, word.len()))])
+        Ok(vec![Token::new(unknown(model)?, model.unk_token.clone(), (0, word.len()))])
     }
 
     fn token_to_id(&self, token: &str) -> Option<u32> {
@@ -125,7 +148,11 @@ mod tests {
             let known = ["[UNK]", "a", "##a"];
             let tokens: Vec<&str> = known.into_iter().chain(tokens.iter().map(String::as_str)).collect();
             let ours = model(&tokens, 10);
-            prop_assert_eq!(ours.tokenize(&word).unwrap(), ours.model.tokenize(&word).unwrap());
+            let theirs = ours.model.tokenize(&word).unwrap();
+            let mut ids = vec![7];
+            ours.push_ids(&word, &mut ids).unwrap();
+            prop_assert_eq!(&ids[1..], theirs.iter().map(|token| token.id).collect::<Vec<_>>());
+            prop_assert_eq!(ours.tokenize(&word).unwrap(), theirs);
         }
     }
 

@@ -4,6 +4,7 @@ pub(crate) mod chunks;
 pub(crate) mod corpus;
 pub(crate) mod notation;
 
+pub(crate) mod ascii;
 pub(crate) mod grammar;
 pub(crate) mod longest_match;
 pub(crate) mod tokenizer;

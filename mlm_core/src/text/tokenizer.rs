@@ -18,6 +18,7 @@ use tokenizers::{
 };
 
 use crate::error::{Error, Result};
+use crate::text::ascii;
 use crate::text::longest_match::LongestMatch;
 
 /// The five special tokens of BERT, in the order in which a trained vocabulary starts with them.
@@ -74,6 +75,8 @@ pub struct Tokenizer {
     is_bert: bool,
     /// Whether the ids of a text are those of its parts between spaces.
     reads_words: bool,
+    /// Added tokens in lower case; in none of them, words of ASCII are what [`ascii`] says. None where that is not known.
+    added_ascii: Option<Arc<[String]>>,
 }
 
 /// A tokenizer of the `tokenizers` crate with a search of our own.
@@ -163,6 +166,9 @@ impl Tokenizer {
         let is_bert = matches!(inner.get_normalizer(), None | Some(NormalizerWrapper::BertNormalizer(_)))
             && matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::BertPreTokenizer(_)));
         let reads_words = is_bert && !added.iter().any(|token| token.content.contains(char::is_whitespace));
+        let is_ascii = |token: &AddedToken| token.content.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_known = added.iter().all(|token| is_ascii(token) || !(token.normalized || token.content.is_ascii()));
+        let added_ascii = is_known.then(|| added.iter().map(|token| token.content.to_ascii_lowercase()).collect());
         let is_verbatim = |token: &AddedToken| !token.normalized;
         let mut verbatim: Vec<String> = added.into_iter().filter(is_verbatim).map(|token| token.content).collect();
         verbatim.sort_by_key(|token| (std::cmp::Reverse(token.len()), token.clone()));
@@ -175,7 +181,7 @@ impl Tokenizer {
             .with_added_vocabulary(inner.get_added_vocabulary().clone())
             .build()
             .map_err(failed)?;
-        Ok(Self { inner, special, kinds, verbatim: verbatim.into(), is_bert, reads_words })
+        Ok(Self { inner, special, kinds, verbatim: verbatim.into(), is_bert, reads_words, added_ascii })
     }
 
     /// What does the work.
@@ -234,6 +240,25 @@ impl Tokenizer {
     /// The ids of a text, without `[CLS]` and `[SEP]`.
     pub(crate) fn encode_without_frame(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.inner.encode_fast(text, false).map_err(failed)?.get_ids().to_vec())
+    }
+
+    /// Adds the ids of a chunk, see [`crate::text::chunks`], as [`Self::encode_without_frame`] gives them.
+    pub(crate) fn push_chunk(&self, chunk: &str, ids: &mut Vec<u32>) -> Result<()> {
+        let mut buffer = String::new();
+        match self.ascii_words(chunk, &mut buffer) {
+            Some(mut words) => words.try_for_each(|word| self.inner.get_model().push_ids(word, ids)).map_err(failed),
+            None => self.encode_without_frame(chunk).map(|more| ids.extend(more)),
+        }
+    }
+
+    /// The words of a chunk, if they are known without the `tokenizers` crate.
+    pub(crate) fn ascii_words<'a>(&self, chunk: &str, buffer: &'a mut String) -> Option<impl Iterator<Item = &'a str>> {
+        let Some(NormalizerWrapper::BertNormalizer(normalizer)) = self.inner.get_normalizer() else { return None };
+        let added = self.added_ascii.as_ref().filter(|_| self.is_bert)?;
+        let is_graphic = chunk.bytes().all(|byte| byte.is_ascii_graphic());
+        let lower = is_graphic.then(|| chunk.to_ascii_lowercase())?;
+        let has_added = added.iter().any(|token| lower.contains(token.as_str()));
+        if has_added { None } else { ascii::words(chunk, normalizer, buffer) }
     }
 
     /// Whether the ids of a text are those of its parts between spaces, so that it can be read in parts.
@@ -421,6 +446,15 @@ pub(crate) mod tests {
 
     /// A tokenizer with tokens that are looked for in all ways that there are.
     pub(crate) fn with_added_tokens(config: &TokenizerConfig, more: &[&str]) -> Tokenizer {
+        with_those_added_tokens(config, more, |_| true)
+    }
+
+    /// As [`with_added_tokens`], with some of them only.
+    pub(crate) fn with_those_added_tokens(
+        config: &TokenizerConfig,
+        more: &[&str],
+        is_added: impl Fn(&AddedToken) -> bool,
+    ) -> Tokenizer {
         let corpus = Corpus::from_lines(["ab aé ος σαΣ 中文 e\u{301} 한 ñandú, a.b"]).unwrap();
         let trained = Tokenizer::train(&corpus, config).unwrap();
         let ModelWrapper::WordPiece(model) = trained.inner.get_model().model().clone() else { unreachable!() };
@@ -434,12 +468,14 @@ pub(crate) mod tests {
             token("<l>").lstrip(true).normalized(false),
             token("<r>").rstrip(true).normalized(true),
         ];
-        inner.add_tokens(added.into_iter().chain(more.iter().copied().map(token))).unwrap();
+        let added = added.into_iter().chain(more.iter().copied().map(token)).filter(is_added);
+        inner.add_tokens(added).unwrap();
         Tokenizer::from_inner(inner, "the test").unwrap()
     }
 
     /// What stands between two spaces, with all that a tokenizer may take for something else than letters.
-    pub(crate) const CHUNK: &str = "([abéσςΣ中文.]|e\u{301}|\u{301}|\u{200d}|\u{85}|<[lr]>|\\[MASK\\]|Ab|\\PC){1,6}";
+    pub(crate) const CHUNK: &str =
+        "([abAéσςΣ中文.]|[!-~]|e\u{301}|\u{301}|\u{200d}|\u{85}|<[lr]>|\\[MASK\\]|Ab|\\PC){1,6}";
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(1000), ..ProptestConfig::default() })]

@@ -14,6 +14,7 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 
 use crate::error::{Error, Result};
 use crate::kernel::check_interrupt;
+use crate::text::ascii;
 use crate::text::chunks::{self, ChunkTable};
 use crate::text::corpus::Corpus;
 use crate::text::tokenizer::{CONTINUATION, SPECIAL_TOKENS, Tokenizer, bert, failed, words};
@@ -94,14 +95,18 @@ fn count_words(
     max_word_length: usize,
 ) -> Result<(Counts, usize)> {
     let of_table = |chunks: &ChunkTable<usize>| -> Result<(Counts, usize)> {
-        let (mut counts, mut too_long) = (Counts::new(), 0);
+        let (mut counts, mut too_long, mut buffer) = (Counts::new(), 0, String::new());
         for (chunk, &count) in chunks.iter() {
-            for word in words(chunk, Some(normalizer), Some(&BertPreTokenizer))? {
+            let mut add = |word: &str| {
                 if word.chars().nth(max_word_length).is_some() {
                     too_long += count;
                 } else {
                     *counts.entry(word.into()).or_default() += count as u64;
                 }
+            };
+            match ascii::words(chunk, normalizer, &mut buffer) {
+                Some(words) => words.for_each(add),
+                None => words(chunk, Some(normalizer), Some(&BertPreTokenizer))?.iter().for_each(|word| add(word)),
             }
         }
         Ok((counts, too_long))
