@@ -100,49 +100,99 @@ impl Display {
     }
 }
 
-/// A line below a cell that says how far a long call is: where it takes more than a second, and not in the background.
+/// A function that shows a line, and whether it is the last one of its call.
+type Show = Box<dyn Fn(&str, bool) + Send + Sync>;
+
+/// What shows lines in a program.
+static SHOW: OnceLock<Show> = OnceLock::new();
+
+/// Lets a program show how far a long call is, as a notebook does below the cell. `show` is given a line four times a second,
+/// from the second second of the call on, and one more with `true` when the call ends. The first function that is given here
+/// stays.
+///
+/// ```
+/// mlm_core::show_progress(|line, _is_last| eprintln!("{line}"));
+/// ```
+pub fn show_progress(show: impl Fn(&str, bool) + Send + Sync + 'static) {
+    let _ = SHOW.set(Box::new(show));
+}
+
+/// A line that says how far a long call is, below a cell or where [`show_progress`] says: where it takes more than a second, and
+/// not in the background.
 pub(crate) struct ProgressLine {
-    doing: &'static str,
-    unit: &'static str,
-    total: usize,
+    doing: String,
+    /// How much there is to do, and the unit; none where nobody knows how much is done.
+    total: Option<(usize, &'static str)>,
     start: Instant,
-    shown: Option<(Display, Instant)>,
+    shown: Option<Shown>,
+}
+
+struct Shown {
+    display: Option<Display>,
+    last: Instant,
 }
 
 impl ProgressLine {
     /// Of doing something with so many of a unit.
-    pub(crate) fn new(doing: &'static str, total: usize, unit: &'static str) -> Self {
-        Self { doing, unit, total, start: Instant::now(), shown: None }
+    pub(crate) fn new(doing: impl Into<String>, total: usize, unit: &'static str) -> Self {
+        Self { doing: doing.into(), total: Some((total, unit)), start: Instant::now(), shown: None }
+    }
+
+    /// Of something that does not tell how far it is.
+    pub(crate) fn waiting(doing: impl Into<String>) -> Self {
+        Self { doing: doing.into(), total: None, start: Instant::now(), shown: None }
     }
 
     /// So many are done. An error where the call is to end, see [`check_interrupt`].
     pub(crate) fn at(&mut self, done: usize) -> Result<()> {
         check_interrupt()?;
-        if launcher().is_none() || IN_BACKGROUND.get() || self.start.elapsed() < FIRST_LINE {
+        let elapsed = self.start.elapsed();
+        let is_unseen = IN_BACKGROUND.get() || (launcher().is_none() && SHOW.get().is_none());
+        if is_unseen
+            || elapsed < FIRST_LINE
+            || self.shown.as_ref().is_some_and(|shown| shown.last.elapsed() < NEXT_LINE)
+        {
             return Ok(());
         }
-        let Self { doing, unit, total, .. } = self;
-        let left = self.start.elapsed().as_secs_f64() * (*total as f64 / done.max(1) as f64 - 1.0);
-        let percent = 100 * done / (*total).max(1);
-        let line =
-            || json!({ "text/plain": format!("{doing}: {done} of {total} {unit}, {percent} %, {left:.0} s left") });
-        match &mut self.shown {
-            None => self.shown = Display::show(line(), None).map(|display| (display, Instant::now())),
-            Some((display, last)) if last.elapsed() >= NEXT_LINE => {
-                display.update(line(), None);
-                *last = Instant::now();
+        let (doing, seconds) = (&self.doing, elapsed.as_secs_f64());
+        let line = match self.total {
+            Some((total, unit)) => {
+                let left = seconds * (total as f64 / done.max(1) as f64 - 1.0);
+                let percent = 100 * done / total.max(1);
+                format!("{doing}: {done} of {total} {unit}, {percent} %, {left:.0} s left")
             }
-            Some(_) => {}
-        }
+            None => format!("{doing}: {seconds:.0} s"),
+        };
+        self.show(&line, false);
         Ok(())
     }
 
     /// All are done.
-    pub(crate) fn end(self) {
-        if let Some((display, _)) = self.shown {
-            let Self { doing, total, unit, start, .. } = self;
-            let seconds = start.elapsed().as_secs_f64();
-            display.update(json!({ "text/plain": format!("{doing}: {total} {unit} in {seconds:.1} s") }), None);
+    pub(crate) fn end(mut self) {
+        if self.shown.is_some() {
+            let (doing, seconds) = (&self.doing, self.start.elapsed().as_secs_f64());
+            let line = match self.total {
+                Some((total, unit)) => format!("{doing}: {total} {unit} in {seconds:.1} s"),
+                None => format!("{doing}: {seconds:.1} s"),
+            };
+            self.show(&line, true);
+        }
+    }
+
+    fn show(&mut self, line: &str, is_last: bool) {
+        let data = json!({ "text/plain": line });
+        match self.shown.as_mut().and_then(|shown| shown.display.as_ref()) {
+            Some(display) => display.update(data, None),
+            None => match (launcher(), SHOW.get()) {
+                (None, Some(show)) => {
+                    show(line, is_last);
+                    self.shown.get_or_insert(Shown { display: None, last: Instant::now() });
+                }
+                _ => self.shown = Some(Shown { display: Display::show(data, None), last: Instant::now() }),
+            },
+        }
+        if let Some(shown) = &mut self.shown {
+            shown.last = Instant::now();
         }
     }
 }

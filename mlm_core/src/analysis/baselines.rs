@@ -9,12 +9,16 @@ use crate::analysis::counts::Neighbours;
 use crate::analysis::evaluate::{Evaluation, evaluate};
 use crate::analysis::floor::BayesFloor;
 use crate::error::Result;
+use crate::kernel::ProgressLine;
 use crate::text::batch::Batch;
 use crate::text::masking::Masker;
 use crate::text::sequences::Sequences;
 
 /// In so many tokens, more or less, the pairs of neighbours are counted: nothing is to wait long for the first step.
 const COUNTED_TOKENS: usize = 1 << 24;
+
+/// After so many sequences there is a look at the stop button.
+const LOOK: usize = 4096;
 
 /// What can be said about some masked tokens without a neural network, from the least knowledge to all there is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,9 +64,16 @@ impl Baselines {
         let hashers = [0, 1].map(|seed| RandomState::with_seeds(seed, 0, 0, 0));
         let mut seen = AHashSet::new();
         let mut is_new = |ids: &Vec<u32>| seen.insert(hashers.each_ref().map(|hasher| hasher.hash_one(ids)));
-        let sample = sample(sequences).map(|index| sequences.get(index));
+        let mut progress = ProgressLine::new("counting neighbours", sequences.len(), "sequences");
+        let sample = sample(sequences).map(|index| {
+            if index.is_multiple_of(LOOK) {
+                progress.at(index)?;
+            }
+            sequences.get(index)
+        });
         let distinct = sample.filter(|ids| !ids.as_ref().is_ok_and(|ids| !is_new(ids)));
         let neighbours = Neighbours::fit_each(distinct, masker)?;
+        progress.end();
         Ok(Self {
             unigram: evaluate(neighbours.unigram(), batches)?,
             neighbours: evaluate(&neighbours, batches)?,

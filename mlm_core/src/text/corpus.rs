@@ -16,6 +16,9 @@ use crate::kernel::ProgressLine;
 /// hundred times its memory, and a line may be a whole book.
 const LONG: usize = 16_384;
 
+/// After so many lines there is a look at the stop button.
+const LOOK: usize = 4096;
+
 /// How a text file is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
@@ -72,15 +75,19 @@ impl Corpus {
     }
 
     fn from_text_lines<S: AsRef<str>>(lines: impl IntoIterator<Item = S>, origin: &str) -> Result<Self> {
-        let mut seen = 0;
-        let mut sentences = Vec::new();
+        let (mut sentences, mut seen) = (Vec::new(), 0_usize);
+        let mut progress = ProgressLine::waiting(format!("reading {origin}"));
         for line in lines {
+            if seen.is_multiple_of(LOOK) {
+                progress.at(0)?;
+            }
             seen += 1;
             let sentence = single_spaced(line.as_ref());
             if !sentence.is_empty() {
                 sentences.push(sentence);
             }
         }
+        progress.end();
         if sentences.is_empty() {
             let reason = match seen {
                 0 => "it is empty; write some sentences into it".to_owned(),

@@ -2,6 +2,10 @@
 //! [`crate::text::tokenizer`].
 
 use std::collections::{BTreeSet, HashMap};
+use std::panic::resume_unwind;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use ahash::AHashMap;
 use compact_str::CompactString;
@@ -13,7 +17,7 @@ use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 
 use crate::error::{Error, Result};
-use crate::kernel::check_interrupt;
+use crate::kernel::{ProgressLine, check_interrupt};
 use crate::text::ascii;
 use crate::text::chunks::{self, ChunkTable};
 use crate::text::corpus::Corpus;
@@ -80,13 +84,43 @@ impl Tokenizer {
             .special_tokens(pieces.into_iter().map(|piece| AddedToken::from(piece, true)).collect())
             .continuing_subword_prefix(CONTINUATION.to_owned())
             .build();
-        let mut merged = BPE::default();
-        trainer.do_train(&counts, &mut merged).map_err(failed)?;
-        let mut model = WordPiece::from_bpe(&merged);
+        let mut model = merge(trainer, counts, vocab)?;
         model.max_input_chars_per_word = max_word_length;
         Self::from_inner(bert(model, normalizer)?, "the trained vocabulary")
     }
 }
+
+/// What the trainer of the `tokenizers` crate learns, which does not say how far it is. When the stop button is pressed, nobody
+/// waits for it.
+fn merge(trainer: BpeTrainer, counts: Counts, vocab: usize) -> Result<WordPiece> {
+    let (done, outcome) = mpsc::channel();
+    let work = move || {
+        let mut merged = BPE::default();
+        let outcome = trainer.do_train(&counts, &mut merged).map(|_| WordPiece::from_bpe(&merged));
+        let _ = done.send(outcome); // Perhaps nobody waits.
+    };
+    let thread = thread::Builder::new().name("mlm_core vocabulary".to_owned()).spawn(work);
+    let thread = thread.map_err(|source| Error::thread("that learns the vocabulary".to_owned(), source))?;
+    let mut progress = ProgressLine::waiting(format!("merging pieces to at most {vocab}"));
+    loop {
+        match outcome.recv_timeout(LOOK) {
+            Ok(outcome) => {
+                progress.end();
+                return outcome.map_err(failed);
+            }
+            Err(RecvTimeoutError::Timeout) => progress.at(0)?,
+            Err(RecvTimeoutError::Disconnected) => {
+                if let Err(panic) = thread.join() {
+                    resume_unwind(panic);
+                }
+                return Err(Error::Tokenizer("no vocabulary was learned".to_owned()));
+            }
+        }
+    }
+}
+
+/// How often a call that waits looks at the stop button.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How often each word occurs; of those that are too long, how many there are.
 fn count_words(

@@ -2,8 +2,11 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
+use indicatif::{MultiProgress, ProgressBar};
 
 mod arguments;
 mod bench;
@@ -50,7 +53,38 @@ impl From<mlm_core::Error> for Failure {
     }
 }
 
+/// How a program's long calls and its training show how far they are, where stderr is a terminal.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// The time between two lines about a long call where no terminal shows one that changes.
+const LINE: Duration = Duration::from_millis(1500);
+
+/// Shows how far long calls are.
+fn show_progress() {
+    let shown: Mutex<Option<(ProgressBar, Instant)>> = Mutex::default();
+    mlm_core::show_progress(move |line, is_last| {
+        let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = shown.is_none();
+        let (bar, said) = shown.get_or_insert_with(|| (BARS.add(ProgressBar::new_spinner()), Instant::now()));
+        if !bar.is_hidden() {
+            bar.set_message(line.to_owned());
+            bar.tick();
+        } else if is_first || is_last || said.elapsed() >= LINE {
+            note(line);
+            *said = Instant::now();
+        }
+        if is_last {
+            if !bar.is_hidden() {
+                bar.println(line);
+            }
+            bar.finish_and_clear();
+            *shown = None;
+        }
+    });
+}
+
 fn main() -> ExitCode {
+    show_progress();
     let outcome = match Cli::parse().command {
         Command::Train(train) => train.run(),
         Command::Eval(eval) => eval.run().map_err(Failure::from),

@@ -31,6 +31,9 @@ enum Form {
 impl Text {
     pub(crate) fn read(&self) -> Result<Corpus> {
         let layout = if self.layout == Form::Lines { Layout::Lines } else { Layout::Prose };
+        if let [path] = self.corpus.as_slice() {
+            return Corpus::from_file(path, layout);
+        }
         let files = self.corpus.iter().map(|path| Corpus::from_file(path, layout));
         let files = files.collect::<Result<Vec<_>>>()?;
         Corpus::from_lines(files.iter().flat_map(Corpus::sentences))

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::arguments::{Compute, Shape};
 use crate::text::{Text, changes, counts, counts_json, of_known_words};
-use crate::{Failure, note};
+use crate::{BARS, Failure, note};
 
 /// Train a masked language model on a text and write it into a folder that `transformers` loads.
 ///
@@ -312,7 +312,7 @@ fn stop_on_interrupt() -> Result<(), Failure> {
 fn bar(training: &Training) -> ProgressBar {
     let style = ProgressStyle::with_template("{wide_bar} step {pos} of {len}  {msg}  {eta} left")
         .expect("a template without mistakes");
-    let bar = ProgressBar::new(training.steps() as u64).with_style(style);
+    let bar = BARS.add(ProgressBar::new(training.steps() as u64)).with_style(style);
     bar.set_position(training.step_number() as u64);
     bar.reset_eta();
     bar
