@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::error::Result;
 
 /// How much text a core reads at a time, in bytes: little enough for a look at the stop button after each round.
-const BLOCK: usize = 1 << 18;
+const BLOCK: usize = 1 << 16;
 
 /// How many blocks there are for each core in a round, so that none waits long for the slowest.
 const BLOCKS_PER_CORE: usize = 4;

@@ -145,12 +145,19 @@ fn count_words(
         }
         Ok((counts, too_long))
     };
-    let (mut all, mut all_too_long) = (Counts::new(), 0);
-    for of_table in chunks.par_iter().map(of_table).collect::<Vec<_>>() {
-        let (counts, too_long) = of_table?;
-        counts.into_iter().for_each(|(word, count)| *all.entry(word).or_default() += count);
-        all_too_long += too_long;
+    let total = chunks.iter().map(ChunkTable::len).sum();
+    let mut progress = ProgressLine::new("normalizing", total, "distinct words");
+    let (mut all, mut all_too_long, mut done) = (Counts::new(), 0, 0);
+    for tables in chunks.chunks(rayon::current_num_threads()) {
+        progress.at(done)?;
+        for of_table in tables.par_iter().map(of_table).collect::<Vec<_>>() {
+            let (counts, too_long) = of_table?;
+            counts.into_iter().for_each(|(word, count)| *all.entry(word).or_default() += count);
+            all_too_long += too_long;
+        }
+        done += tables.iter().map(ChunkTable::len).sum::<usize>();
     }
+    progress.end();
     Ok((all, all_too_long))
 }
 
