@@ -181,19 +181,20 @@ impl ProgressLine {
 
     fn show(&mut self, line: &str, is_last: bool) {
         let data = json!({ "text/plain": line });
-        match self.shown.as_mut().and_then(|shown| shown.display.as_ref()) {
-            Some(display) => display.update(data, None),
-            None => match (launcher(), SHOW.get()) {
-                (None, Some(show)) => {
+        let display = match self.shown.take() {
+            Some(Shown { display: Some(display), .. }) => {
+                display.update(data, None);
+                Some(display)
+            }
+            _ if launcher().is_some() => Display::show(data, None),
+            _ => {
+                if let Some(show) = SHOW.get() {
                     show(line, is_last);
-                    self.shown.get_or_insert(Shown { display: None, last: Instant::now() });
                 }
-                _ => self.shown = Some(Shown { display: Display::show(data, None), last: Instant::now() }),
-            },
-        }
-        if let Some(shown) = &mut self.shown {
-            shown.last = Instant::now();
-        }
+                None
+            }
+        };
+        self.shown = Some(Shown { display, last: Instant::now() });
     }
 }
 

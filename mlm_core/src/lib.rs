@@ -4,7 +4,7 @@
 //! The folders follow the way of the data; a file uses only files of its own folder and of those before it:
 //!
 //! ```text
-//! text       chunks, corpus, notation -> grammar -> tokenizer -> encode, sequences, windows -> masking -> batch
+//! text       chunks, distinct, corpus, notation -> grammar -> tokenizer -> encode, sequences, windows -> masking -> batch
 //! model      config, names -> params -> tensors, pretrained (files) -> encoder (what a back end can do) -> reference (in candle)
 //! engine     the back end by hand: one operation a file
 //! analysis   predictor -> counts, inside -> floor -> evaluate, predict -> baselines

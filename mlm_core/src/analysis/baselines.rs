@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ahash::{AHashSet, RandomState};
+use ahash::AHashSet;
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::counts::Neighbours;
@@ -11,6 +11,7 @@ use crate::analysis::floor::BayesFloor;
 use crate::error::Result;
 use crate::kernel::ProgressLine;
 use crate::text::batch::Batch;
+use crate::text::distinct::key;
 use crate::text::masking::Masker;
 use crate::text::sequences::Sequences;
 
@@ -61,9 +62,8 @@ impl Baselines {
         masker: &Masker,
         floor: Option<&BayesFloor>,
     ) -> Result<Self> {
-        let hashers = [0, 1].map(|seed| RandomState::with_seeds(seed, 0, 0, 0));
         let mut seen = AHashSet::new();
-        let mut is_new = |ids: &Vec<u32>| seen.insert(hashers.each_ref().map(|hasher| hasher.hash_one(ids)));
+        let mut is_new = |ids: &Vec<u32>| seen.insert(key(ids));
         let mut progress = ProgressLine::new("counting neighbours", sequences.len(), "sequences");
         let sample = sample(sequences).map(|index| {
             if index.is_multiple_of(LOOK) {

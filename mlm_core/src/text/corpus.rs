@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ahash::{AHashMap, RandomState};
+use ahash::AHashMap;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
@@ -11,6 +11,7 @@ use unicode_segmentation::UnicodeSegmentation;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::kernel::ProgressLine;
+use crate::text::distinct::key;
 
 /// The length from which on a sentence is cut at the next space, in bytes: what the `tokenizers` crate makes of a text takes a
 /// hundred times its memory, and a line may be a whole book.
@@ -148,14 +149,8 @@ impl Corpus {
         if !(validation > 0.0 && validation < 1.0) {
             return Err(Error::argument("validation", "a fraction above 0 and below 1", validation));
         }
-        // The class of a sentence: the index of its first copy among the distinct sentences. Of these, two hashes stand for all
-        // letters.
-        let hashers = [1, 2].map(|seed| RandomState::with_seeds(seed, 0, 0, 0));
-        let key = |sentence: &String| {
-            let sentence = sentence.to_lowercase();
-            hashers.each_ref().map(|hasher| hasher.hash_one(&sentence))
-        };
-        let keys: Vec<[u64; 2]> = self.sentences.par_iter().map(key).collect();
+        // The class of a sentence: the index of its first copy among the distinct sentences.
+        let keys: Vec<[u64; 2]> = self.sentences.par_iter().map(|sentence| key(&sentence.to_lowercase())).collect();
         let mut classes = AHashMap::new();
         let class_of = keys.iter().map(|key| {
             let next = classes.len();

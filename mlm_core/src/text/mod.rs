@@ -1,6 +1,8 @@
 //! Text in, masked batches out.
 
 pub(crate) mod chunks;
+pub(crate) mod distinct;
+
 pub(crate) mod corpus;
 pub(crate) mod notation;
 

@@ -17,7 +17,7 @@ use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 
 use crate::error::{Error, Result};
-use crate::kernel::{ProgressLine, check_interrupt};
+use crate::kernel::ProgressLine;
 use crate::text::ascii;
 use crate::text::chunks::{self, ChunkTable};
 use crate::text::corpus::Corpus;
@@ -56,7 +56,6 @@ impl Tokenizer {
         progress.end();
         let (mut counts, too_long) = count_words(&chunks, &normalizer, max_word_length)?;
         drop(chunks);
-        check_interrupt()?;
         if counts.is_empty() {
             let expected = format!(
                 "at least one word of at most {max_word_length} characters (a larger max_word_length takes longer ones: \
@@ -93,30 +92,20 @@ impl Tokenizer {
 /// What the trainer of the `tokenizers` crate learns, which does not say how far it is. When the stop button is pressed, nobody
 /// waits for it.
 fn merge(trainer: BpeTrainer, counts: Counts, vocab: usize) -> Result<WordPiece> {
-    let (done, outcome) = mpsc::channel();
+    let (working, end) = mpsc::channel::<()>();
     let work = move || {
+        let _working = working; // Until the thread ends, which the other side notices.
         let mut merged = BPE::default();
-        let outcome = trainer.do_train(&counts, &mut merged).map(|_| WordPiece::from_bpe(&merged));
-        let _ = done.send(outcome); // Perhaps nobody waits.
+        trainer.do_train(&counts, &mut merged).map(|_| WordPiece::from_bpe(&merged))
     };
     let thread = thread::Builder::new().name("mlm_core vocabulary".to_owned()).spawn(work);
     let thread = thread.map_err(|source| Error::thread("that learns the vocabulary".to_owned(), source))?;
     let mut progress = ProgressLine::waiting(format!("merging pieces to at most {vocab}"));
-    loop {
-        match outcome.recv_timeout(LOOK) {
-            Ok(outcome) => {
-                progress.end();
-                return outcome.map_err(failed);
-            }
-            Err(RecvTimeoutError::Timeout) => progress.at(0)?,
-            Err(RecvTimeoutError::Disconnected) => {
-                if let Err(panic) = thread.join() {
-                    resume_unwind(panic);
-                }
-                return Err(Error::Tokenizer("no vocabulary was learned".to_owned()));
-            }
-        }
+    while end.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+        progress.at(0)?;
     }
+    progress.end();
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic)).map_err(failed)
 }
 
 /// How often a call that waits looks at the stop button.
