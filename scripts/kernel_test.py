@@ -166,8 +166,8 @@ LONG_CALLS = {
     'println!("begun"); loop { engine.forward(&batches[0], Mode::Evaluate)?; }': '"text": "begun',
     "evaluate(&engine, &many)?;": r"evaluating: \d+ of 200000 batches, \d+ %, \d+ s left",
     "recovery(&engine, &tokenizer, &lines.repeat(40_000)?)?;": r"recovering: \d+ of 1320000 words, \d+ %, \d+ s left",
-    "tokenizer.encode_corpus(&distinct, 32)?;": r"encoding: \d+ of 600000 sentences, \d+ %, \d+ s left",
-    "tokenizer.encode_corpus(&line, 32)?;": r"encoding: \d+ of \d+ pieces of sentences, \d+ %, \d+ s left",
+    "tokenizer.encode_corpus(&distinct, 32)?;": r"encoding: \d+ of \d+ kB, \d+ %, \d+ s left",
+    "tokenizer.encode_corpus(&line, 32)?;": r"encoding: \d+ of \d+ kB, \d+ %, \d+ s left",
     "Tokenizer::train(&distinct, &TokenizerConfig::new(1000))?;":
         r"normalizing: \d+ of 1800000 distinct words, \d+ %, \d+ s left",
     "run.wait()?;": r"step \d+ of",

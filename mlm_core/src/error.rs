@@ -135,6 +135,15 @@ impl Error {
         }
     }
 
+    /// Of a text of so many lines.
+    pub(crate) fn no_sentence(origin: &str, lines: usize) -> Self {
+        let reason = match lines {
+            0 => "it is empty; write some sentences into it".to_owned(),
+            _ => format!("all of its {lines} lines are blank; write some sentences into it"),
+        };
+        Error::NoSentence { origin: origin.to_owned(), reason }
+    }
+
     pub(crate) fn reading(path: &Path, source: io::Error) -> Self {
         Error::File { action: "read", path: path.to_owned(), source: source.into() }
     }

@@ -179,6 +179,12 @@ impl ProgressLine {
         }
     }
 
+    /// Nobody wants the rest.
+    pub(crate) fn end_early(mut self) {
+        self.total = None;
+        self.end();
+    }
+
     fn show(&mut self, line: &str, is_last: bool) {
         let data = json!({ "text/plain": line });
         let display = match self.shown.take() {

@@ -16,7 +16,7 @@
 //!
 //! | step | types and functions |
 //! | --- | --- |
-//! | text | [`Corpus`], [`Grammar`], [`Tokenizer`], [`Sequences`] |
+//! | text | [`Corpus`], [`TextFiles`], [`Grammar`], [`Tokenizer`], [`Sequences`] |
 //! | the task | [`Masking`], [`Masker`], [`Batch`], [`DataLoader`] |
 //! | the model | [`ModelConfig`], [`Params`], [`Encoder`]: [`Reference`] or [`Engine`], [`Mode`], [`pick_device`] |
 //! | in and out | `save_pretrained`, `from_pretrained` of [`Params`] and [`Tokenizer`]; `save`, `load` of [`History`] |
@@ -109,11 +109,13 @@ pub use model::params::Params;
 pub use model::reference::Reference;
 pub use model::weights::Weights;
 pub use text::batch::{Batch, DataLoader, Epoch, IGNORED_LABEL, PaddedBatch};
-pub use text::corpus::{Corpus, Layout};
+pub use text::corpus::Corpus;
 pub use text::coverage::Coverage;
 pub use text::grammar::Grammar;
 pub use text::masking::{MaskedTokens, Masker, Masking, Treatment};
+pub use text::sentences::Sentences;
 pub use text::sequences::Sequences;
+pub use text::text_files::{Layout, TextFiles};
 pub use text::tokenizer::{SPECIAL_TOKENS, SpecialIds, Tokenizer};
 pub use text::tokenizer_config::TokenizerConfig;
 pub use text::windows::EncodedCorpus;

@@ -63,7 +63,10 @@ impl Baselines {
         floor: Option<&BayesFloor>,
     ) -> Result<Self> {
         let mut seen = AHashSet::new();
-        let mut is_new = |ids: &Vec<u32>| seen.insert(key(ids));
+        let mut is_new = |ids: &Vec<u32>| {
+            let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+            seen.insert(key(&bytes, 0))
+        };
         let mut progress = ProgressLine::new("counting neighbours", sequences.len(), "sequences");
         let sample = sample(sequences).map(|index| {
             if index.is_multiple_of(LOOK) {

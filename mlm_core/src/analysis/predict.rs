@@ -100,7 +100,7 @@ pub fn fill_mask(
             f64::NAN,
         ));
     }
-    let coverage = tokenizer.encode_sentences(&Corpus::from_lines([text])?, |_| ())?;
+    let coverage = tokenizer.encode_sentences(&Corpus::from_lines([text])?, |_| Ok(()))?;
     let gaps = batch.masked_rows.iter().map(|&row| &places[row]);
     let filled = fill(text, gaps.zip(masks.iter().map(|predictions| predictions[0].token.as_str())));
     let filled = filled.ok_or_else(|| Error::Tokenizer("it does not say where the gaps of the text are".to_owned()))?;

@@ -9,29 +9,7 @@ use hashbrown::hash_table::Entry;
 use rayon::prelude::*;
 
 use crate::error::Result;
-
-/// How much text a core reads at a time, in bytes: little enough for a look at the stop button after each round.
-const BLOCK: usize = 1 << 16;
-
-/// How many blocks there are for each core in a round, so that none waits long for the slowest.
-const BLOCKS_PER_CORE: usize = 4;
-
-/// Pieces of a text, each with the index of its sentence, which one core reads.
-pub(crate) type Block<'a> = Vec<(usize, &'a str)>;
-
-/// So many blocks as the cores read between two looks at the stop button, in order; none after the last.
-pub(crate) fn round<'a>(pieces: &mut impl Iterator<Item = (usize, &'a str)>) -> Vec<Block<'a>> {
-    let block = |_| {
-        let (mut block, mut bytes) = (Vec::new(), 0);
-        while bytes < BLOCK {
-            let Some(piece) = pieces.next() else { break };
-            bytes += piece.1.len();
-            block.push(piece);
-        }
-        Some(block).filter(|block| !block.is_empty())
-    };
-    (0..BLOCKS_PER_CORE * rayon::current_num_threads()).map_while(block).collect()
-}
+use crate::text::sentences::Sentences;
 
 /// The chunks of a piece of text that has single spaces.
 pub(crate) fn chunks(text: &str) -> impl Iterator<Item = &str> {
@@ -108,32 +86,22 @@ impl<V> ChunkTable<V> {
 /// Into so many tables the counts of chunks are parted, each for the core that needs it.
 const SHARDS: usize = 256;
 
-/// How often each chunk of a text occurs, in some tables, none of which has a chunk of another; `at` is told before each round
-/// how many pieces have been read.
-pub(crate) fn count<'a>(
-    mut pieces: impl Iterator<Item = (usize, &'a str)>,
-    mut at: impl FnMut(usize) -> Result<()>,
-) -> Result<Vec<ChunkTable<usize>>> {
+/// How often each chunk of a text occurs, in some tables, none of which has a chunk of another.
+pub(crate) fn count(corpus: &dyn Sentences, doing: &str) -> Result<Vec<ChunkTable<usize>>> {
     let shards: Vec<Mutex<ChunkTable<usize>>> = (0..SHARDS).map(|_| Mutex::default()).collect();
     let hasher = hasher();
-    let mut done = 0;
-    loop {
-        at(done)?;
-        let blocks = round(&mut pieces);
-        if blocks.is_empty() {
-            break;
-        }
-        done += blocks.iter().map(Vec::len).sum::<usize>();
-        blocks.par_iter().for_each(|block| {
+    corpus.each_round_of_pieces(doing, true, |round| {
+        round.par_iter().for_each(|pieces| {
             let mut counts: AHashMap<&str, usize> = AHashMap::new();
-            block.iter().flat_map(|(_, text)| chunks(text)).for_each(|chunk| *counts.entry(chunk).or_default() += 1);
+            pieces.iter().flat_map(|(_, text)| chunks(text)).for_each(|chunk| *counts.entry(chunk).or_default() += 1);
             for (chunk, count) in counts {
                 // Not the bits by which the table itself is ordered.
                 let shard = &shards[(hasher.hash_one(chunk) >> 40) as usize % SHARDS];
                 *shard.lock().unwrap_or_else(PoisonError::into_inner).or_insert_with(chunk, || 0) += count;
             }
         });
-    }
+        Ok(())
+    })?;
     Ok(shards.into_iter().map(|shard| shard.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
 }
 
@@ -142,6 +110,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::text::corpus::Corpus;
 
     #[test]
     fn chunks_are_counted_as_one_core_would_count_them() {
@@ -149,17 +118,10 @@ mod tests {
             (0..40_000).map(|i| format!("a b{} c{} ü{} {}", i % 7, i % 1000, i % 13, i / 3)).collect();
         let mut expected: BTreeMap<&str, usize> = BTreeMap::new();
         sentences.iter().flat_map(|text| text.split(' ')).for_each(|chunk| *expected.entry(chunk).or_default() += 1);
-        let (pieces, mut told) = (sentences.iter().map(String::as_str).enumerate(), Vec::new());
-        let tables = count(pieces, |done| {
-            told.push(done);
-            Ok(())
-        });
-        let tables = tables.unwrap();
+        let tables = count(&Corpus::from_lines(&sentences).unwrap(), "counting").unwrap();
         let counts: Vec<(&str, usize)> =
             tables.iter().flat_map(|table| table.iter().map(|(chunk, &count)| (chunk, count))).collect();
         assert_eq!(counts.len(), expected.len(), "a chunk is in one table only");
         assert_eq!(counts.into_iter().collect::<BTreeMap<_, _>>(), expected);
-        assert_eq!((told[0], told[told.len() - 1]), (0, sentences.len()));
-        assert!(told.is_sorted());
     }
 }

@@ -8,9 +8,9 @@ use ahash::AHashMap;
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::text::chunks::{Block, ChunkTable, chunks, round};
-use crate::text::corpus::Corpus;
+use crate::text::chunks::{ChunkTable, chunks};
 use crate::text::coverage::Coverage;
+use crate::text::sentences::{Pieces, Sentences};
 use crate::text::tokenizer::{Changes, Tokenizer};
 
 /// How many chunks are remembered at most, and of how many bytes together: those of a natural text that come again and again
@@ -60,8 +60,8 @@ impl Cache {
     }
 }
 
-/// A block as ids.
-struct EncodedBlock<'a> {
+/// Pieces as ids.
+struct EncodedPieces<'a> {
     /// Of all pieces, end to end.
     ids: Vec<u32>,
     /// Where the ids of each piece end.
@@ -75,52 +75,48 @@ impl Tokenizer {
     /// Gives the ids of each sentence of a corpus, in order and without `[CLS]` and `[SEP]`, to `take`.
     ///
     /// # Errors
-    /// When the `tokenizers` crate fails, or the stop button is pressed.
-    pub(crate) fn encode_sentences(&self, corpus: &Corpus, mut take: impl FnMut(&[u32])) -> Result<Coverage> {
+    /// When the `tokenizers` crate fails, or the stop button is pressed, the text cannot be read, or `take` fails.
+    pub(crate) fn encode_sentences(
+        &self,
+        corpus: &dyn Sentences,
+        mut take: impl FnMut(&[u32]) -> Result<()>,
+    ) -> Result<Coverage> {
         let mut coverage = Coverage::default();
-        let mut cache = Cache::default();
-        let mut progress = corpus.progress("encoding", self.reads_words());
-        let mut pieces = corpus.pieces(self.reads_words());
+        let (mut cache, mut changes) = (Cache::default(), Changes::default());
         let (mut sentence, mut nth) = (Vec::new(), 0);
-        let mut end = |ids: &mut Vec<u32>| {
+        let mut end = |ids: &mut Vec<u32>| -> Result<()> {
             coverage.add_sentence(ids, self);
-            take(ids);
+            take(ids)?;
             ids.clear();
+            Ok(())
         };
-        let (mut changes, mut done) = (Changes::default(), 0);
-        loop {
-            progress.at(done)?;
-            let blocks = round(&mut pieces);
-            if blocks.is_empty() {
-                break;
-            }
-            let encoded: Result<Vec<_>> = blocks.par_iter().map(|block| self.encode_block(block, &cache)).collect();
-            for (block, encoded) in blocks.iter().zip(encoded?) {
+        corpus.each_round_of_pieces("encoding", self.reads_words(), |round| {
+            let encoded: Result<Vec<_>> = round.par_iter().map(|pieces| self.encode_pieces(pieces, &cache)).collect();
+            for (pieces, encoded) in round.iter().zip(encoded?) {
                 for (chunk, (place, changes)) in encoded.new {
                     cache.insert(chunk, &encoded.ids[place], changes);
                 }
                 let starts = iter::once(0).chain(encoded.ends.iter().copied());
-                for ((of, _), (start, stop)) in block.iter().zip(starts.zip(&encoded.ends)) {
+                for ((of, _), (start, stop)) in pieces.iter().zip(starts.zip(&encoded.ends)) {
                     if *of != nth {
-                        end(&mut sentence);
+                        end(&mut sentence)?;
                         nth = *of;
                     }
                     sentence.extend_from_slice(&encoded.ids[start..*stop]);
                 }
                 changes += encoded.changes;
-                done += block.len();
             }
-        }
-        end(&mut sentence);
-        progress.end();
+            Ok(())
+        })?;
+        end(&mut sentence)?;
         coverage.add_changes(changes);
         Ok(coverage)
     }
 
-    fn encode_block<'a>(&self, block: &Block<'a>, cache: &Cache) -> Result<EncodedBlock<'a>> {
+    fn encode_pieces<'a>(&self, pieces: &Pieces<'a>, cache: &Cache) -> Result<EncodedPieces<'a>> {
         let mut encoded =
-            EncodedBlock { ids: Vec::new(), ends: Vec::new(), changes: Changes::default(), new: AHashMap::new() };
-        for (_, text) in block {
+            EncodedPieces { ids: Vec::new(), ends: Vec::new(), changes: Changes::default(), new: AHashMap::new() };
+        for (_, text) in pieces {
             if self.reads_words() {
                 chunks(text).try_for_each(|chunk| self.encode_chunk(chunk, cache, &mut encoded))?;
             } else {
@@ -131,8 +127,8 @@ impl Tokenizer {
         Ok(encoded)
     }
 
-    fn encode_chunk<'a>(&self, chunk: &'a str, cache: &Cache, encoded: &mut EncodedBlock<'a>) -> Result<()> {
-        let EncodedBlock { ids, changes: all, new, .. } = encoded;
+    fn encode_chunk<'a>(&self, chunk: &'a str, cache: &Cache, encoded: &mut EncodedPieces<'a>) -> Result<()> {
+        let EncodedPieces { ids, changes: all, new, .. } = encoded;
         let changes = if let Some((known, changes)) = cache.get(chunk) {
             ids.extend_from_slice(known);
             changes
@@ -159,6 +155,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::text::corpus::Corpus;
     use crate::text::tokenizer::tests::{CHUNK, with_those_added_tokens};
     use crate::text::tokenizer_config::TokenizerConfig;
 
@@ -188,7 +185,7 @@ mod tests {
                 expected.add_changes(Changes { too_long, ..tokenizer.changes(text).unwrap() });
             }
             let mut encoded = Vec::new();
-            let coverage = tokenizer.encode_sentences(&corpus, |ids| encoded.push(ids.to_vec())).unwrap();
+            let coverage = tokenizer.encode_sentences(&corpus, |ids| { encoded.push(ids.to_vec()); Ok(()) }).unwrap();
             prop_assert_eq!(encoded, ids);
             prop_assert_eq!(coverage, expected);
         }

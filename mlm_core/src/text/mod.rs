@@ -1,12 +1,17 @@
 //! Text in, masked batches out.
 
-pub(crate) mod chunks;
 pub(crate) mod distinct;
 
+pub(crate) mod sentences;
+
 pub(crate) mod corpus;
+pub(crate) mod held_out;
 pub(crate) mod notation;
+pub(crate) mod text_file;
+pub(crate) mod text_files;
 
 pub(crate) mod ascii;
+pub(crate) mod chunks;
 pub(crate) mod grammar;
 pub(crate) mod longest_match;
 pub(crate) mod tokenizer;

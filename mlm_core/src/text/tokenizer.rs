@@ -441,7 +441,8 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::text::corpus::{Corpus, pieces};
+    use crate::text::corpus::Corpus;
+    use crate::text::sentences::pieces;
     use crate::text::tokenizer_config::TokenizerConfig;
 
     /// A tokenizer with tokens that are looked for in all ways that there are.

@@ -1,4 +1,4 @@
-//! Takes a [`Corpus`], gives the WordPiece vocabulary that is learned from it; what is done with one is left to
+//! Takes a text, gives the WordPiece vocabulary that is learned from it; what is done with one is left to
 //! [`crate::text::tokenizer`].
 
 use std::collections::{BTreeSet, HashMap};
@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::kernel::ProgressLine;
 use crate::text::ascii;
 use crate::text::chunks::{self, ChunkTable};
-use crate::text::corpus::Corpus;
+use crate::text::sentences::Sentences;
 use crate::text::tokenizer::{CONTINUATION, SPECIAL_TOKENS, Tokenizer, bert, failed, words};
 use crate::text::tokenizer_config::TokenizerConfig;
 
@@ -42,7 +42,7 @@ impl Tokenizer {
     /// # Errors
     /// When `vocab` leaves no room beside the special tokens for one character, or all words are longer than the tokenizer
     /// would read.
-    pub fn train(corpus: &Corpus, config: &TokenizerConfig) -> Result<Self> {
+    pub fn train(corpus: &dyn Sentences, config: &TokenizerConfig) -> Result<Self> {
         let &TokenizerConfig { vocab, max_word_length, .. } = config;
         let minimum = SPECIAL_TOKENS.len() + 2;
         if vocab < minimum {
@@ -51,9 +51,7 @@ impl Tokenizer {
             return Err(Error::argument("vocab", expected, vocab));
         }
         let normalizer = config.normalizer();
-        let mut progress = corpus.progress("counting words", true);
-        let chunks = chunks::count(corpus.pieces(true), |done| progress.at(done))?;
-        progress.end();
+        let chunks = chunks::count(corpus, "counting words")?;
         let (mut counts, too_long) = count_words(&chunks, &normalizer, max_word_length)?;
         drop(chunks);
         if counts.is_empty() {

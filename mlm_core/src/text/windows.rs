@@ -7,8 +7,8 @@ use std::iter;
 use smallvec::{SmallVec, smallvec};
 
 use crate::error::{Error, Result};
-use crate::text::corpus::Corpus;
 use crate::text::coverage::Coverage;
+use crate::text::sentences::Sentences;
 use crate::text::sequences::Sequences;
 use crate::text::tokenizer::{SpecialIds, Tokenizer};
 
@@ -17,6 +17,8 @@ use crate::text::tokenizer::{SpecialIds, Tokenizer};
 pub struct EncodedCorpus {
     /// `[CLS]`, tokens, `[SEP]`: one for each sentence, or several where a sentence is too long.
     pub sequences: Sequences,
+    /// How many sentences there are.
+    pub sentences: usize,
     /// How many sentences are spread over several sequences.
     pub cut: usize,
     /// How many sequences were left out because nothing in them can be masked: the vocabulary spells no word of theirs.
@@ -71,13 +73,15 @@ impl Tokenizer {
     ///
     /// # Errors
     /// When `max_len` leaves no room for a token between `[CLS]` and `[SEP]`, or the vocabulary knows no word of the corpus.
-    pub fn encode_corpus(&self, corpus: &Corpus, max_len: usize) -> Result<EncodedCorpus> {
+    pub fn encode_corpus(&self, corpus: &dyn Sentences, max_len: usize) -> Result<EncodedCorpus> {
         let longest = longest(max_len)?;
         let mut encoded = EncodedCorpus::default();
         let coverage = self.encode_sentences(corpus, |ids| {
             let windows = self.windows(ids, longest);
             encoded.cut += usize::from(windows.len() > 1);
+            encoded.sentences += 1;
             windows.iter().for_each(|window| encoded.take(window, self));
+            Ok(())
         })?;
         encoded.with_coverage(coverage)
     }
@@ -91,12 +95,13 @@ impl Tokenizer {
     }
 
     /// Of each sentence of a corpus its sequences.
-    pub(crate) fn windows_of_sentences(&self, corpus: &Corpus, max_len: usize) -> Result<Vec<Vec<Vec<u32>>>> {
+    pub(crate) fn windows_of_sentences(&self, corpus: &dyn Sentences, max_len: usize) -> Result<Vec<Vec<Vec<u32>>>> {
         let longest = longest(max_len)?;
-        let mut sequences = Vec::with_capacity(corpus.len());
+        let mut sequences = Vec::new();
         self.encode_sentences(corpus, |ids| {
             let windows = self.windows(ids, longest);
             sequences.push(windows.iter().map(|window| self.frame(window).collect()).collect());
+            Ok(())
         })?;
         Ok(sequences)
     }
@@ -107,7 +112,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`Self::encode_corpus`].
-    pub fn encode_windows(&self, corpus: &Corpus, max_len: usize) -> Result<EncodedCorpus> {
+    pub fn encode_windows(&self, corpus: &dyn Sentences, max_len: usize) -> Result<EncodedCorpus> {
         let longest = longest(max_len)?;
         let mut encoded = EncodedCorpus::default();
         // What no window has yet, the ends of the sentences in it, and of the first where it starts and whether it has been cut.
@@ -134,6 +139,8 @@ impl Tokenizer {
             rest.drain(..taken);
             ends.iter_mut().for_each(|end| *end -= taken);
             start = start.saturating_sub(taken);
+            encoded.sentences += 1;
+            Ok(())
         })?;
         if !rest.is_empty() {
             encoded.take(&rest, self);

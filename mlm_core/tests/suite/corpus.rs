@@ -2,9 +2,14 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::Write;
+use std::path::Path;
 
-use mlm_core::{Corpus, Layout};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use mlm_core::{Corpus, Layout, TextFiles, Tokenizer, TokenizerConfig};
 use proptest::prelude::*;
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
 use crate::{assert_says, five_sentences, message, seeded};
 
@@ -98,6 +103,135 @@ fn bad_arguments_are_named() {
     }
     let one = Corpus::from_lines(["the same", "The Same"]).unwrap();
     assert_says(&message(one.split(0.5, &mut seeded(0))), &["2 distinct sentences", "got 1"]);
+}
+
+/// Some 400 kB: blocks of a file end in it at many places.
+fn long_text() -> String {
+    let line = |i: usize| match i % 7 {
+        0 => "\n".to_owned(),
+        1 => format!("  Über {i} wird\u{a0}gesprochen. Это так!\r\n"),
+        2 => format!("{} goes on{}\n", "a word ".repeat(i % 90), " \u{3000}".repeat(i % 3)),
+        _ => format!("number {i} of many lines, and no more\n"),
+    };
+    (0..6000).map(line).collect::<String>() + "the end has no line feed"
+}
+
+#[test]
+fn files_in_blocks_have_the_sentences_that_they_have_as_a_whole() {
+    let text = long_text();
+    let (_folder, path) = file(text.as_bytes());
+    let read = |layout| Corpus::from_file(&path, layout).unwrap().sentences().to_vec();
+    assert_eq!(read(Layout::Lines), Corpus::from_lines(text.lines()).unwrap().sentences());
+    let blank = |line: &str| line.trim().is_empty();
+    let paragraphs = text.lines().collect::<Vec<_>>();
+    let paragraphs = paragraphs.split(|line| blank(line)).map(|lines| lines.join(" "));
+    let each = paragraphs.flat_map(|paragraph| {
+        let (_folder, path) = file((paragraph + "\n\nX.").as_bytes());
+        let mut sentences = Corpus::from_file(&path, Layout::Prose).unwrap().sentences().to_vec();
+        assert_eq!(sentences.pop().as_deref(), Some("X."));
+        sentences
+    });
+    assert_eq!(read(Layout::Prose), each.collect::<Vec<_>>());
+    // One line, one paragraph, and as old Macs wrote them.
+    for (text, lines) in [(text.replace(['\r', '\n'], " "), 1), (text.replace('\r', "").replace('\n', "\r"), 5143)] {
+        let (_folder, path) = file(text.as_bytes());
+        assert_eq!(Corpus::from_file(&path, Layout::Lines).unwrap().len(), lines);
+    }
+}
+
+#[test]
+fn mistakes_deep_in_a_file_are_found_where_they_are() {
+    let text = long_text();
+    let refused = |bad: &[u8]| {
+        let mut bytes = text.clone().into_bytes();
+        let at = bytes[..300_000].iter().rposition(|&byte| byte == b'\n').unwrap() + 1;
+        bytes.splice(at..at, bad.iter().copied());
+        let line = 1 + bytes[..at].iter().filter(|&&byte| byte == b'\n').count();
+        let (_folder, path) = file(&bytes);
+        (message(Corpus::from_file(&path, Layout::Prose)), at, line)
+    };
+    let (said, at, line) = refused(b"na\xefve\n");
+    assert_says(&said, &[&format!("offset {}", at + 2), &format!("line {line}"), "UTF-8"]);
+    let (said, _, line) = refused(b"a\0b\n");
+    assert_says(&said, &[&format!("line {line}:"), "a NUL"]);
+}
+
+#[test]
+fn packed_files_are_read_as_what_is_in_them() {
+    let text = long_text();
+    let (folder, path) = file(text.as_bytes());
+    let expected = Corpus::from_file(&path, Layout::Lines).unwrap();
+    let (first, second) = text.as_bytes().split_at(100_001);
+    let gzip = |bytes: &[u8]| {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+        packed.write_all(bytes).unwrap();
+        packed.finish().unwrap()
+    };
+    let zstd = |bytes: &[u8]| compress_to_vec(bytes, CompressionLevel::Fastest);
+    let skipped = [[0x5a, 0x2a, 0x4d, 0x18].as_slice(), &3u32.to_le_bytes(), b"abc"].concat();
+    let packed = [
+        ("text.gz", [gzip(first), gzip(second)].concat()),
+        ("text.zst", [zstd(first), skipped.clone(), zstd(second)].concat()),
+        ("parallel.zst", [skipped, zstd(first), zstd(b""), zstd(second)].concat()),
+    ];
+    for (name, bytes) in packed {
+        let path = folder.path().join(name);
+        fs::write(&path, &bytes).unwrap();
+        assert_eq!(Corpus::from_file(&path, Layout::Lines).unwrap(), expected, "{name}");
+        fs::write(&path, &bytes[..bytes.len() - 20]).unwrap();
+        assert_says(&message(Corpus::from_file(&path, Layout::Lines)), &["read", name]);
+    }
+}
+
+/// What a text's training learns, encodes and holds back is the same, whether it is in memory or not.
+#[test]
+fn a_text_in_files_is_what_it_is_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = ["one.txt", "two.txt"].map(|name| folder.path().join(name));
+    let text = long_text();
+    fs::write(&paths[0], &text).unwrap();
+    fs::write(&paths[1], "A second file\nthe end has no line feed\n").unwrap();
+    let files = TextFiles::open(&paths, Layout::Lines).unwrap();
+    let corpus = Corpus::from_lines(text.lines().chain(["A second file", "the end has no line feed"])).unwrap();
+    let (train, validation) = files.split(0.2, &mut seeded(7)).unwrap();
+    let (train_in_memory, validation_in_memory) = corpus.split(0.2, &mut seeded(7)).unwrap();
+    let config = TokenizerConfig::new(300);
+    let tokenizer = Tokenizer::train(&train, &config).unwrap();
+    let in_memory = Tokenizer::train(&train_in_memory, &config).unwrap();
+    assert!((0..300).all(|id| tokenizer.token(id) == in_memory.token(id)));
+    let twice = (train.repeat(2).unwrap(), train_in_memory.repeat(2).unwrap());
+    assert_eq!(tokenizer.encode_windows(&twice.0, 32).unwrap(), tokenizer.encode_windows(&twice.1, 32).unwrap());
+    let encoded = tokenizer.encode_corpus(&validation, 16).unwrap();
+    assert_eq!(encoded, tokenizer.encode_corpus(&validation_in_memory, 16).unwrap());
+    assert_eq!(encoded.sentences, validation_in_memory.len());
+    let halves = train.split(0.5, &mut seeded(1)).unwrap();
+    let of_both = tokenizer.encode_corpus(&halves.0, 32).unwrap().sentences
+        + tokenizer.encode_corpus(&halves.1, 32).unwrap().sentences;
+    assert_eq!(of_both, train_in_memory.len());
+
+    let empty = folder.path().join("empty.txt");
+    fs::write(&empty, "\n\n").unwrap();
+    assert_says(&message(TextFiles::open([&paths[0], &empty], Layout::Lines)), &["empty.txt", "2 lines are blank"]);
+    assert_says(&message(TextFiles::open([Path::new("/no/such/file.txt")], Layout::Lines)), &["/no/such/file.txt"]);
+    fs::write(&paths[1], "Somebody writes\n").unwrap();
+    assert_says(&message(tokenizer.encode_corpus(&train, 16)), &["two.txt", "when it was opened"]);
+}
+
+/// A pipe can be read only once.
+#[test]
+#[cfg(unix)]
+fn a_pipe_is_a_file() {
+    let (folder, _) = file(b"");
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let writer = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::write(pipe, "one sentence\nand another\n").unwrap()
+    });
+    let text = TextFiles::open([pipe], Layout::Lines).unwrap();
+    writer.join().unwrap();
+    let tokenizer = Tokenizer::train(&text, &TokenizerConfig::new(100)).unwrap();
+    assert_eq!(tokenizer.encode_corpus(&text, 16).unwrap().sentences, 2);
 }
 
 proptest! {

@@ -39,7 +39,7 @@ impl Eval {
         let params = Params::from_pretrained(&self.model)?;
         let tokenizer = Tokenizer::from_pretrained(&self.model)?;
         tokenizer.check_fits(params.config().vocab)?;
-        let encoded = self.text.encode("the text", &self.text.read()?, &tokenizer, params.config().max_len)?;
+        let encoded = self.text.encode("the text", &self.text.open()?, &tokenizer, params.config().max_len)?;
         let masker = Masker::new(&tokenizer, Masking { rate: self.mask_rate, ..Masking::default() })?;
         let loader = DataLoader::new(encoded.sequences.clone(), BATCH)?;
         let batches = loader.fixed(&masker, &mut StdRng::seed_from_u64(self.seed))?;

@@ -29,27 +29,22 @@ enum Form {
 }
 
 impl Text {
-    pub(crate) fn read(&self) -> Result<Corpus> {
+    pub(crate) fn open(&self) -> Result<TextFiles> {
         let layout = if self.layout == Form::Lines { Layout::Lines } else { Layout::Prose };
-        if let [path] = self.corpus.as_slice() {
-            return Corpus::from_file(path, layout);
-        }
-        let files = self.corpus.iter().map(|path| Corpus::from_file(path, layout));
-        let files = files.collect::<Result<Vec<_>>>()?;
-        Corpus::from_lines(files.iter().flat_map(Corpus::sentences))
+        TextFiles::open(&self.corpus, layout)
     }
 
     /// The ids of a text; with a warning, where the vocabulary knows too little of it.
     pub(crate) fn encode(
         &self,
         what: &str,
-        corpus: &Corpus,
+        text: &TextFiles,
         tokenizer: &Tokenizer,
         max_len: usize,
     ) -> Result<EncodedCorpus> {
         let encoded = match self.layout {
-            Form::Lines | Form::Prose => tokenizer.encode_corpus(corpus, max_len),
-            Form::Windows => tokenizer.encode_windows(corpus, max_len),
+            Form::Lines | Form::Prose => tokenizer.encode_corpus(text, max_len),
+            Form::Windows => tokenizer.encode_windows(text, max_len),
         }?;
         if let Some(warning) = encoded.coverage.warning() {
             note(&format!("warning: {what}: {warning}"));
@@ -60,9 +55,9 @@ impl Text {
 
 /// What came of a text: how much of it the model sees, and how much not.
 pub(crate) fn counts(encoded: &EncodedCorpus) -> String {
-    let EncodedCorpus { sequences, cut, skipped, coverage } = encoded;
+    let EncodedCorpus { sequences, sentences, cut, skipped, coverage } = encoded;
     format!(
-        "{} tokens in {} sequences; {cut} sentences cut, {skipped} sequences left out; {coverage}",
+        "{sentences} sentences, {} tokens in {} sequences; {cut} sentences cut, {skipped} sequences left out; {coverage}",
         sequences.tokens(),
         sequences.len(),
     )
@@ -98,11 +93,12 @@ pub(crate) fn coverage_json(coverage: &Coverage) -> Value {
 
 /// As [`counts`], for programs.
 pub(crate) fn counts_json(encoded: &EncodedCorpus) -> Value {
-    let EncodedCorpus { sequences, cut, skipped, coverage } = encoded;
+    let EncodedCorpus { sequences, sentences, cut, skipped, coverage } = encoded;
     let mut counts = coverage_json(coverage);
     for (name, count) in [
         ("tokens", sequences.tokens()),
         ("sequences", sequences.len()),
+        ("sentences", *sentences),
         ("sentences_cut", *cut),
         ("sequences_left_out", *skipped),
     ] {

@@ -181,11 +181,11 @@ impl Train {
 
     /// The text, in two parts, cut to the length of the model.
     fn corpora(&self) -> Result<Corpora> {
-        let corpus = self.text.read()?;
+        let text = self.text.open()?;
         let (train, validation) = match self.validation {
-            0.0 => (corpus, None),
+            0.0 => (text, None),
             share => {
-                let (train, validation) = corpus.split(share, &mut StdRng::seed_from_u64(self.seed))?;
+                let (train, validation) = text.split(share, &mut StdRng::seed_from_u64(self.seed))?;
                 (train, Some(validation))
             }
         };
@@ -193,16 +193,16 @@ impl Train {
             Some(path) => Tokenizer::load(path)?,
             None => Tokenizer::train(&train, &self.tokenizer_config())?,
         };
-        let encode = |corpus: &Corpus, what: &str| -> Result<EncodedCorpus> {
-            let encoded = self.text.encode(what, corpus, &tokenizer, self.max_len)?;
-            note(&format!("{what}: {} sentences, {}", corpus.len(), counts(&encoded)));
+        let encode = |text: &TextFiles, what: &str| -> Result<EncodedCorpus> {
+            let encoded = self.text.encode(what, text, &tokenizer, self.max_len)?;
+            note(&format!("{what}: {}", counts(&encoded)));
             Ok(encoded)
         };
         let train = encode(&train.repeat(self.repeat)?, "training")?;
         if let Some(changes) = changes(&train.coverage).filter(|_| self.tokenizer.is_none()) {
             note(&changes);
         }
-        let validation = validation.map(|corpus| encode(&corpus, "validation")).transpose()?;
+        let validation = validation.map(|text| encode(&text, "validation")).transpose()?;
         Ok(Corpora { tokenizer, train, validation })
     }
 
