@@ -135,13 +135,9 @@ impl Error {
         }
     }
 
-    /// Of a text of so many lines.
-    pub(crate) fn no_sentence(origin: &str, lines: usize) -> Self {
-        let reason = match lines {
-            0 => "it is empty; write some sentences into it".to_owned(),
-            _ => format!("all of its {lines} lines are blank; write some sentences into it"),
-        };
-        Error::NoSentence { origin: origin.to_owned(), reason }
+    pub(crate) fn no_sentence(origin: &str, is_empty: bool) -> Self {
+        let reason = if is_empty { "it is empty" } else { "all of its lines are blank" };
+        Error::NoSentence { origin: origin.to_owned(), reason: format!("{reason}; write some sentences into it") }
     }
 
     pub(crate) fn reading(path: &Path, source: io::Error) -> Self {

@@ -115,7 +115,7 @@ pub use text::grammar::Grammar;
 pub use text::masking::{MaskedTokens, Masker, Masking, Treatment};
 pub use text::sentences::Sentences;
 pub use text::sequences::Sequences;
-pub use text::text_files::{Layout, TextFiles};
+pub use text::text_files::{Format, Layout, TextFiles};
 pub use text::tokenizer::{SPECIAL_TOKENS, SpecialIds, Tokenizer};
 pub use text::tokenizer_config::TokenizerConfig;
 pub use text::windows::EncodedCorpus;

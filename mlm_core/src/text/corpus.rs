@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::kernel::check_interrupt;
 use crate::text::held_out::HeldOut;
 use crate::text::sentences::{BLOCK, Block, Blocks, Sentences, Source, push_single_spaced, sentences};
-use crate::text::text_files::{Layout, TextFiles};
+use crate::text::text_files::{Format, Layout, TextFiles};
 
 /// After so many lines there is a look at the stop button.
 const LOOK: usize = 4096;
@@ -49,7 +49,11 @@ impl Corpus {
                 text.push(sentence);
             }
         }
-        if text.is_empty() { Err(Error::no_sentence("the list of lines", seen)) } else { Ok(Self { sentences: text }) }
+        if text.is_empty() {
+            Err(Error::no_sentence("the list of lines", seen == 0))
+        } else {
+            Ok(Self { sentences: text })
+        }
     }
 
     /// Reads a UTF-8 text file of any origin (a byte order mark and CRLF line ends are understood). [`TextFiles`] do not hold
@@ -59,7 +63,7 @@ impl Corpus {
     /// As [`TextFiles::open`]; when the file is not UTF-8 (the error has the offset of the first bad byte).
     pub fn from_file(path: impl AsRef<Path>, layout: Layout) -> Result<Self> {
         let path = path.as_ref();
-        let (files, mut read) = (TextFiles::open([path], layout)?, Vec::new());
+        let (files, mut read) = (TextFiles::open([path], Format::Text, layout)?, Vec::new());
         let files: &dyn Sentences = &files;
         files.each_round(&format!("reading {}", path.display()), |texts| {
             read.extend(texts.iter().flat_map(|text| sentences(text)).map(str::to_owned));

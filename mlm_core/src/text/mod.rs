@@ -7,6 +7,8 @@ pub(crate) mod sentences;
 pub(crate) mod corpus;
 pub(crate) mod held_out;
 pub(crate) mod notation;
+#[cfg(feature = "cli")]
+pub(crate) mod parquet;
 pub(crate) mod text_file;
 pub(crate) mod text_files;
 

@@ -67,6 +67,16 @@ impl TextFile {
         }
     }
 
+    /// For whoever does not read it from its beginning on.
+    #[cfg(feature = "cli")]
+    pub(crate) fn on_disk(&self) -> Result<fs::File> {
+        if let Content::InMemory(_) = self.content {
+            return Err(Error::content(&self.path, "the file", "one whose end can be read first", "a pipe"));
+        }
+        self.check_unchanged()?;
+        files::open(&self.path)
+    }
+
     pub(crate) fn stream(&self) -> Result<Stream<'_>> {
         self.check_unchanged()?;
         let source: Box<dyn Read> = match &self.content {
@@ -86,7 +96,7 @@ impl TextFile {
         Ok(Stream { file: self, bytes, taken })
     }
 
-    fn check_unchanged(&self) -> Result<()> {
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
         let Content::OnDisk { .. } = &self.content else { return Ok(()) };
         let now = Content::on_disk(&self.path).map_err(|source| Error::reading(&self.path, source))?;
         if now.as_ref() == Some(&self.content) {

@@ -1,14 +1,18 @@
 //! Takes files of text, gives their sentences as a stream; what is kept of them is left to those who read it.
 
+use std::fmt;
 use std::mem;
 use std::path::Path;
 use std::sync::Arc;
 
 use rand::rngs::StdRng;
+use serde_json::{Map, Value};
 use unicode_segmentation::UnicodeSegmentation;
 
 use crate::error::{Error, Result};
 use crate::text::held_out::HeldOut;
+#[cfg(feature = "cli")]
+use crate::text::parquet;
 use crate::text::sentences::{BLOCK, Block, Blocks, Source, push_single_spaced, sentences};
 use crate::text::text_file::{Stream, TextFile};
 
@@ -26,6 +30,24 @@ pub enum Layout {
     Prose,
 }
 
+/// How text stands in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Nothing but text.
+    Text,
+    /// JSON lines: on each line an object, whose text is the string in this field.
+    JsonLines {
+        /// Its name.
+        field: String,
+    },
+    /// Apache Parquet, with the text in this column of strings.
+    #[cfg(feature = "cli")]
+    Parquet {
+        /// Its name; of one in a group with points between, as in `answers.text`.
+        column: String,
+    },
+}
+
 /// The text of files, of any size: whoever reads it goes through the files once more, and has a few blocks of them in memory at a
 /// time. Files that `gzip` or `zstd` has packed are unpacked on the way.
 ///
@@ -35,7 +57,7 @@ pub enum Layout {
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let path = &folder.path().join("text.txt");
 /// # std::fs::write(path, "The cake is a lie\nTo be or not to be\n").unwrap();
-/// let text = TextFiles::open([path], Layout::Lines)?;
+/// let text = TextFiles::open([path], Format::Text, Layout::Lines)?;
 /// let (train, validation) = text.split(0.5, &mut StdRng::seed_from_u64(0))?;
 /// let tokenizer = Tokenizer::train(&train, &TokenizerConfig::new(1000))?;
 /// assert_eq!(tokenizer.encode_corpus(&train.repeat(3)?, 32)?.sequences.len(), 3);
@@ -45,6 +67,7 @@ pub enum Layout {
 #[derive(Clone, Debug)]
 pub struct TextFiles {
     files: Arc<[TextFile]>,
+    format: Format,
     layout: Layout,
     /// A sentence is part of it that each of them holds back, or not, as it says.
     sides: Vec<(Arc<HeldOut>, bool)>,
@@ -52,24 +75,21 @@ pub struct TextFiles {
 }
 
 impl TextFiles {
-    /// Files of UTF-8 text, one after the other (a byte order mark and CRLF line ends are understood). What can be read only
-    /// once, such as a pipe, is read into memory.
+    /// Files of UTF-8 text, one after the other (a byte order mark and CRLF line ends are understood). Where a file holds many
+    /// texts, each ends a line and a paragraph, and a null is none. What can be read only once, such as a pipe, is read into
+    /// memory.
     ///
     /// # Errors
-    /// When a file cannot be read or holds no sentence. Where one is not UTF-8, or is changed meanwhile, those say so who read
-    /// the text.
-    pub fn open(paths: impl IntoIterator<Item = impl AsRef<Path>>, layout: Layout) -> Result<Self> {
+    /// When a file cannot be read or holds no sentence. Where one is not UTF-8, a record has no text, or the file is changed
+    /// meanwhile, those say so who read the text.
+    pub fn open(paths: impl IntoIterator<Item = impl AsRef<Path>>, format: Format, layout: Layout) -> Result<Self> {
         let files = paths.into_iter().map(|path| TextFile::open(path.as_ref())).collect::<Result<_>>()?;
-        let text = Self { files, layout, sides: Vec::new(), times: 1 };
+        let text = Self { files, format, layout, sides: Vec::new(), times: 1 };
         for file in &*text.files {
-            let mut blocks = text.blocks_of(file);
-            loop {
-                let Some(block) = blocks.next() else {
-                    return Err(Error::no_sentence(&file.path().display().to_string(), blocks.lines));
-                };
-                if !(block?.read)()?.is_empty() {
-                    break;
-                }
+            let mut texts = text.blocks_of(file).map(|block| (block?.read)());
+            let sentence = texts.find(|text| !text.as_ref().is_ok_and(String::is_empty));
+            if sentence.transpose()?.is_none() {
+                return Err(Error::no_sentence(&file.path().display().to_string(), file.bytes() == 0));
             }
         }
         Ok(text)
@@ -100,12 +120,54 @@ impl TextFiles {
         Ok((side(false), side(true)))
     }
 
-    fn blocks_of<'a>(&'a self, file: &'a TextFile) -> FileBlocks<'a> {
-        FileBlocks { text: self, file, open: None, offset: 0, lines: 0, taken: 0 }
+    fn blocks_of<'a>(&'a self, file: &'a TextFile) -> Blocks<'a> {
+        match &self.format {
+            Format::Text | Format::JsonLines { .. } => {
+                Box::new(FileBlocks { text: self, file, open: None, offset: 0, lines: 0, taken: 0 })
+            }
+            #[cfg(feature = "cli")]
+            Format::Parquet { column } => {
+                let push_all = |texts: &[&str], sentences: &mut String| {
+                    texts.iter().for_each(|text| self.layout.push(text, '\n', sentences));
+                    Ok(())
+                };
+                parquet::blocks(file, column, move |texts| self.sentences(|sentences| push_all(texts, sentences)))
+            }
+        }
     }
 
-    fn has(&self, sentence: &str) -> bool {
-        self.sides.iter().all(|(held_out, wanted)| held_out.has(sentence) == *wanted)
+    /// The sentences that `push` gives, without those that are not part of the text.
+    fn sentences(&self, push: impl FnOnce(&mut String) -> Result<()>) -> Result<String> {
+        let mut all = String::new();
+        push(&mut all)?;
+        let is_part = |sentence: &str| self.sides.iter().all(|(held_out, side)| held_out.has(sentence) == *side);
+        if self.sides.is_empty() {
+            return Ok(all);
+        }
+        Ok(sentences(&all).filter(|sentence| is_part(sentence)).flat_map(|sentence| [sentence, "\n"]).collect())
+    }
+}
+
+impl Layout {
+    /// Adds the sentences of a text.
+    fn push(self, text: &str, line_end: char, sentences: &mut String) {
+        let lines = text.split(line_end);
+        match self {
+            Self::Lines => lines.for_each(|line| push_single_spaced(line, sentences)),
+            Self::Prose => {
+                let mut paragraph = String::new();
+                // One more blank line ends the last paragraph.
+                for line in lines.map(str::trim).chain([""]) {
+                    if line.is_empty() {
+                        paragraph.unicode_sentences().for_each(|sentence| push_single_spaced(sentence, sentences));
+                        paragraph.clear();
+                    } else {
+                        paragraph.push_str(line);
+                        paragraph.push(' ');
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -151,7 +213,7 @@ impl<'a> Open<'a> {
         Ok(Self { stream, has_ended, rest, line_end: if is_old { b'\r' } else { b'\n' } })
     }
 
-    /// Whole lines or, of prose, whole paragraphs; none where there are no more.
+    /// Whole lines or paragraphs; none where there are no more.
     fn next(&mut self, layout: Layout) -> Result<Vec<u8>> {
         let Self { stream, has_ended, rest, line_end } = self;
         // How far the rest has been looked at, where the line starts that goes on there, and where a block may end.
@@ -184,7 +246,8 @@ impl<'a> FileBlocks<'a> {
             Some(open) => open,
             none => none.insert(Open::new(file)?),
         };
-        let bytes = open.next(text.layout)?;
+        let layout = if text.format == Format::Text { text.layout } else { Layout::Lines };
+        let bytes = open.next(layout)?;
         if bytes.is_empty() {
             return Ok(None);
         }
@@ -210,6 +273,10 @@ fn lines(bytes: &[u8], line_end: u8) -> usize {
     ends + usize::from(bytes.last().is_some_and(|&last| last != line_end))
 }
 
+fn names(fields: &Map<String, Value>) -> String {
+    fields.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
 /// Where some bytes of a text come from.
 struct PartOfFile<'a> {
     text: &'a TextFiles,
@@ -221,32 +288,36 @@ struct PartOfFile<'a> {
 }
 
 impl PartOfFile<'_> {
-    /// The sentences of these bytes that are part of the text.
+    /// The sentences of these bytes.
     fn sentences(&self, bytes: Vec<u8>) -> Result<String> {
-        let text = self.decode(bytes)?;
+        let Self { text: TextFiles { format, layout, .. }, file, line_end, .. } = self;
+        let (text, line_end) = (self.decode(bytes)?, char::from(*line_end));
         let text = if self.offset == 0 { text.strip_prefix('\u{feff}').unwrap_or(&text) } else { &text };
-        let lines = text.split(char::from(self.line_end));
-        let mut all = String::with_capacity(text.len() + 1);
-        match self.text.layout {
-            Layout::Lines => lines.for_each(|line| push_single_spaced(line, &mut all)),
-            Layout::Prose => {
-                let mut paragraph = String::new();
-                // One more blank line ends the last paragraph.
-                for line in lines.map(str::trim).chain([""]) {
-                    if line.is_empty() {
-                        paragraph.unicode_sentences().for_each(|sentence| push_single_spaced(sentence, &mut all));
-                        paragraph.clear();
-                    } else {
-                        paragraph.push_str(line);
-                        paragraph.push(' ');
-                    }
+        self.text.sentences(|sentences| {
+            let Format::JsonLines { field } = format else {
+                layout.push(text, line_end, sentences);
+                return Ok(());
+            };
+            for (line, record) in (self.lines + 1..).zip(text.split(line_end)) {
+                let expected = || format!("a JSON object with a string in its field {field:?} (--field)");
+                let refused = |actual: &dyn fmt::Display| {
+                    Error::content(file.path(), &format!("line {line}"), expected(), actual)
+                };
+                if record.trim().is_empty() {
+                    continue;
+                }
+                match serde_json::from_str(record).map_err(|error| refused(&error))? {
+                    Value::Object(fields) => match fields.get(field) {
+                        Some(Value::String(text)) => layout.push(text, '\n', sentences),
+                        Some(Value::Null) => {}
+                        Some(other) => return Err(refused(&format!("{other} in it"))),
+                        None => return Err(refused(&format!("one with the fields {}", names(&fields)))),
+                    },
+                    other => return Err(refused(&other)),
                 }
             }
-        }
-        if self.text.sides.is_empty() {
-            return Ok(all);
-        }
-        Ok(sentences(&all).filter(|sentence| self.text.has(sentence)).flat_map(|sentence| [sentence, "\n"]).collect())
+            Ok(())
+        })
     }
 
     /// Text in other encodings, whose bytes happen to be UTF-8, is none.

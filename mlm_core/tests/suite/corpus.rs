@@ -7,7 +7,7 @@ use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use mlm_core::{Corpus, Layout, TextFiles, Tokenizer, TokenizerConfig};
+use mlm_core::{Corpus, Format, Layout, Result, TextFiles, Tokenizer, TokenizerConfig};
 use proptest::prelude::*;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
@@ -89,7 +89,7 @@ fn bad_files_are_named() {
     let (_folder, path) = file(b"");
     assert_says(&message(Corpus::from_file(&path, Layout::Lines)), &["text.txt", "empty"]);
     let (_folder, path) = file(b"\n  \n\t\n");
-    assert_says(&message(Corpus::from_file(&path, Layout::Lines)), &["text.txt", "3 lines are blank"]);
+    assert_says(&message(Corpus::from_file(&path, Layout::Lines)), &["text.txt", "all of its lines are blank"]);
     assert_says(&message(Corpus::from_file(&path, Layout::Prose)), &["text.txt", "no sentence"]);
     assert_says(&message(Corpus::from_lines::<&str>([])), &["no sentence", "empty"]);
 }
@@ -191,7 +191,7 @@ fn a_text_in_files_is_what_it_is_in_memory() {
     let text = long_text();
     fs::write(&paths[0], &text).unwrap();
     fs::write(&paths[1], "A second file\nthe end has no line feed\n").unwrap();
-    let files = TextFiles::open(&paths, Layout::Lines).unwrap();
+    let files = TextFiles::open(&paths, Format::Text, Layout::Lines).unwrap();
     let corpus = Corpus::from_lines(text.lines().chain(["A second file", "the end has no line feed"])).unwrap();
     let (train, validation) = files.split(0.2, &mut seeded(7)).unwrap();
     let (train_in_memory, validation_in_memory) = corpus.split(0.2, &mut seeded(7)).unwrap();
@@ -211,10 +211,107 @@ fn a_text_in_files_is_what_it_is_in_memory() {
 
     let empty = folder.path().join("empty.txt");
     fs::write(&empty, "\n\n").unwrap();
-    assert_says(&message(TextFiles::open([&paths[0], &empty], Layout::Lines)), &["empty.txt", "2 lines are blank"]);
-    assert_says(&message(TextFiles::open([Path::new("/no/such/file.txt")], Layout::Lines)), &["/no/such/file.txt"]);
+    assert_says(
+        &message(TextFiles::open([&paths[0], &empty], Format::Text, Layout::Lines)),
+        &["empty.txt", "all of its lines are blank"],
+    );
+    assert_says(
+        &message(TextFiles::open([Path::new("/no/such/file.txt")], Format::Text, Layout::Lines)),
+        &["/no/such/file.txt"],
+    );
     fs::write(&paths[1], "Somebody writes\n").unwrap();
     assert_says(&message(tokenizer.encode_corpus(&train, 16)), &["two.txt", "when it was opened"]);
+}
+
+/// The sentences that a text in a file has for those who read it.
+fn read(path: &Path, format: Format, layout: Layout) -> Result<Vec<String>> {
+    let text = TextFiles::open([path], format, layout)?;
+    let tokenizer = Tokenizer::train(&text, &TokenizerConfig::cased(1000))?;
+    tokenizer.encode_corpus(&text, 512)?.sequences.iter().map(|ids| tokenizer.decode(&ids?)).collect()
+}
+
+#[test]
+fn each_object_of_json_lines_is_a_text() {
+    let (_folder, path) = file(b"");
+    let format = || Format::JsonLines { field: "text".to_owned() };
+    let read = |json: &str, layout| {
+        fs::write(&path, json).unwrap();
+        read(&path, format(), layout)
+    };
+    let json = concat!(
+        "\u{feff}{\"text\": \"One line\\nand another\", \"id\": 7}\r\n",
+        "\n",
+        "{\"id\": 8, \"text\": null}\n",
+        "{\"meta\": {\"text\": 5}, \"text\": \"\\u00fcber\\n\\nA title\"}",
+    );
+    assert_eq!(read(json, Layout::Lines).unwrap(), ["One line", "and another", "über", "A title"]);
+    assert_eq!(read(json, Layout::Prose).unwrap(), ["One line and another", "über", "A title"]);
+    // In many blocks.
+    let many: String = (0..9000).map(|i| format!("{{\"n\": {i}, \"text\": \"number {i}\"}}\n")).collect();
+    assert_eq!(read(&many, Layout::Prose).unwrap().len(), 9000);
+    let refused = |last: &str| message(read(&format!("{many}{last}"), Layout::Lines));
+    for (last, said) in [
+        ("{\"text\": \"a\"", "EOF"),
+        ("{\"Text\": \"a\", \"id\": 1}", "one with the fields Text, id"),
+        ("{\"text\": [\"a\"]}", "[\"a\"] in it"),
+        ("\"text\"", "\"text\""),
+    ] {
+        assert_says(&refused(last), &["text.txt", "line 9001", "a string in its field \"text\"", "--field", said]);
+    }
+}
+
+#[test]
+#[cfg(feature = "cli")]
+fn each_row_of_parquet_is_a_text() {
+    use std::sync::Arc;
+
+    use parquet::basic::{Compression, ZstdLevel};
+    use parquet::data_type::{ByteArray, ByteArrayType};
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    let (_folder, path) = file(b"");
+    let schema = "message rows { required int64 id; optional binary text (UTF8); optional group answers { required binary text (UTF8); } }";
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let rows: Vec<Option<String>> = (0..5000).map(|i| (i % 5 > 0).then(|| format!("number {i}\nof many"))).collect();
+    for packed in
+        [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(ZstdLevel::default()), Compression::LZ4_RAW]
+    {
+        let properties = WriterProperties::builder().set_compression(packed).build().into();
+        let mut writer =
+            SerializedFileWriter::new(fs::File::create(&path).unwrap(), Arc::clone(&schema), properties).unwrap();
+        for rows in rows.chunks(2000) {
+            let mut group = writer.next_row_group().unwrap();
+            let mut column = group.next_column().unwrap().unwrap();
+            let ids: Vec<i64> = (0..rows.len() as i64).collect();
+            column.typed::<parquet::data_type::Int64Type>().write_batch(&ids, None, None).unwrap();
+            column.close().unwrap();
+            for other in ["", " too"] {
+                let mut column = group.next_column().unwrap().unwrap();
+                let defined: Vec<i16> = rows.iter().map(|row| i16::from(row.is_some())).collect();
+                let texts: Vec<ByteArray> =
+                    rows.iter().flatten().map(|text| format!("{text}{other}").as_str().into()).collect();
+                column.typed::<ByteArrayType>().write_batch(&texts, Some(&defined), None).unwrap();
+                column.close().unwrap();
+            }
+            group.close().unwrap();
+        }
+        writer.close().unwrap();
+        let column = |name: &str| Format::Parquet { column: name.to_owned() };
+        let sentences = |name, layout| read(&path, column(name), layout);
+        let lines = sentences("text", Layout::Lines).unwrap();
+        assert_eq!((lines.len(), &*lines[2], &*lines[7999]), (8000, "number 2", "of many"));
+        assert_eq!(sentences("answers.text", Layout::Prose).unwrap()[3999], "number 4999 of many too");
+        assert_says(
+            &message(sentences("Text", Layout::Lines)),
+            &["text.txt", "\"Text\"", "--field", "id, text, answers.text"],
+        );
+        assert_says(&message(sentences("id", Layout::Lines)), &["text.txt", "one of strings"]);
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() - 100]).unwrap();
+        assert_says(&message(sentences("text", Layout::Lines)), &["text.txt", "Apache Parquet"]);
+    }
 }
 
 /// A pipe can be read only once.
@@ -228,7 +325,7 @@ fn a_pipe_is_a_file() {
         let pipe = pipe.clone();
         move || fs::write(pipe, "one sentence\nand another\n").unwrap()
     });
-    let text = TextFiles::open([pipe], Layout::Lines).unwrap();
+    let text = TextFiles::open([pipe], Format::Text, Layout::Lines).unwrap();
     writer.join().unwrap();
     let tokenizer = Tokenizer::train(&text, &TokenizerConfig::new(100)).unwrap();
     assert_eq!(tokenizer.encode_corpus(&text, 16).unwrap().sentences, 2);

@@ -8,6 +8,7 @@ use mlm_core::rand::rngs::StdRng;
 use mlm_core::*;
 use serde_json::json;
 
+use crate::Failure;
 use crate::text::{Text, counts, counts_json, of_known_words};
 
 /// Mask tokens of a text and measure how well a model recovers them.
@@ -35,7 +36,7 @@ const BATCH: usize = 32;
 
 impl Eval {
     /// What was measured, as text.
-    pub(crate) fn run(&self) -> Result<String> {
+    pub(crate) fn run(&self) -> Result<String, Failure> {
         let params = Params::from_pretrained(&self.model)?;
         let tokenizer = Tokenizer::from_pretrained(&self.model)?;
         tokenizer.check_fits(params.config().vocab)?;

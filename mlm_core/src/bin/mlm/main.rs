@@ -87,7 +87,7 @@ fn main() -> ExitCode {
     show_progress();
     let outcome = match Cli::parse().command {
         Command::Train(train) => train.run(),
-        Command::Eval(eval) => eval.run().map_err(Failure::from),
+        Command::Eval(eval) => eval.run(),
         Command::FillMask(fill_mask) => fill_mask.run(),
         Command::Plot(plot) => plot.run().map_err(Failure::from),
         Command::Stories(stories) => stories.run().map_err(Failure::from),

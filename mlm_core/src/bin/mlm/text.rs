@@ -1,21 +1,60 @@
 //! The text of a command: takes files, gives sequences of ids, and says what has become of their words.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use mlm_core::*;
 use serde_json::{Value, json};
 
-use crate::note;
+use crate::{Failure, note};
 
 /// A text in files.
 #[derive(Args)]
 pub(crate) struct Text {
-    /// UTF-8 text files, one after the other
+    /// Text files in UTF-8, one after the other; packed ones, too
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     corpus: Vec<PathBuf>,
-    #[arg(long, value_enum, default_value_t = Form::Lines)]
-    layout: Form,
+    /// How text stands in the files; where it is not given, their names say it
+    #[arg(long, value_enum)]
+    format: Option<FileFormat>,
+    /// The field or column that has the text
+    #[arg(long, default_value = "text", value_name = "NAME")]
+    field: String,
+    /// Where sentences end
+    #[arg(long, value_enum, default_value_t = Split::Lines)]
+    split: Split,
+    /// What a sequence is
+    #[arg(long, value_enum, default_value_t = Packing::Sentences)]
+    packing: Packing,
+    /// Split and packing in one
+    #[arg(long, value_enum, conflicts_with_all = ["split", "packing"])]
+    layout: Option<Form>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FileFormat {
+    /// Nothing but text; .txt, and whatever has no other name
+    Text,
+    /// An object a line; .jsonl, .ndjson
+    JsonLines,
+    /// Apache Parquet; .parquet
+    Parquet,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Split {
+    /// At the end of each line
+    Lines,
+    /// Where Unicode ends them in running text, whose paragraphs blank lines end
+    Prose,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Packing {
+    /// A sentence; several, where it is too long
+    Sentences,
+    /// As many words as it can hold, across the ends of sentences
+    Windows,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,10 +67,52 @@ enum Form {
     Windows,
 }
 
+impl FileFormat {
+    fn of(path: &Path) -> Self {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let name = name.trim_end_matches(".gz").trim_end_matches(".zst");
+        match name.rsplit_once('.') {
+            Some((_, "jsonl" | "ndjson")) => Self::JsonLines,
+            Some((_, "parquet")) => Self::Parquet,
+            _ => Self::Text,
+        }
+    }
+}
+
 impl Text {
-    pub(crate) fn open(&self) -> Result<TextFiles> {
-        let layout = if self.layout == Form::Lines { Layout::Lines } else { Layout::Prose };
-        TextFiles::open(&self.corpus, layout)
+    pub(crate) fn open(&self) -> Result<TextFiles, Failure> {
+        let format = match self.format {
+            Some(format) => format,
+            None => {
+                let formats: Vec<FileFormat> = self.corpus.iter().map(|path| FileFormat::of(path)).collect();
+                if let Some(nth) = formats.iter().position(|format| *format != formats[0]) {
+                    let [first, other] = [0, nth].map(|nth| self.corpus[nth].display());
+                    let reason = format!(
+                        "{first} and {other} are named as files of two formats (--format says which one it is)"
+                    );
+                    return Err(Failure::Error(reason));
+                }
+                formats[0]
+            }
+        };
+        let field = self.field.clone();
+        let format = match format {
+            FileFormat::Text => Format::Text,
+            FileFormat::JsonLines => Format::JsonLines { field },
+            FileFormat::Parquet => Format::Parquet { column: field },
+        };
+        let (split, _) = self.layout();
+        let layout = if split == Split::Lines { Layout::Lines } else { Layout::Prose };
+        Ok(TextFiles::open(&self.corpus, format, layout)?)
+    }
+
+    fn layout(&self) -> (Split, Packing) {
+        match self.layout {
+            None => (self.split, self.packing),
+            Some(Form::Lines) => (Split::Lines, Packing::Sentences),
+            Some(Form::Prose) => (Split::Prose, Packing::Sentences),
+            Some(Form::Windows) => (Split::Prose, Packing::Windows),
+        }
     }
 
     /// The ids of a text; with a warning, where the vocabulary knows too little of it.
@@ -42,9 +123,9 @@ impl Text {
         tokenizer: &Tokenizer,
         max_len: usize,
     ) -> Result<EncodedCorpus> {
-        let encoded = match self.layout {
-            Form::Lines | Form::Prose => tokenizer.encode_corpus(text, max_len),
-            Form::Windows => tokenizer.encode_windows(text, max_len),
+        let encoded = match self.layout().1 {
+            Packing::Sentences => tokenizer.encode_corpus(text, max_len),
+            Packing::Windows => tokenizer.encode_windows(text, max_len),
         }?;
         if let Some(warning) = encoded.coverage.warning() {
             note(&format!("warning: {what}: {warning}"));

@@ -180,7 +180,7 @@ impl Train {
     }
 
     /// The text, in two parts, cut to the length of the model.
-    fn corpora(&self) -> Result<Corpora> {
+    fn corpora(&self) -> Result<Corpora, Failure> {
         let text = self.text.open()?;
         let (train, validation) = match self.validation {
             0.0 => (text, None),
