@@ -27,7 +27,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Train(train::Train),
+    Train(Box<train::Train>),
     Eval(eval::Eval),
     FillMask(fill_mask::FillMask),
     Plot(plot::Plot),
