@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::text::tokenizer::{Changes, Tokenizer};
 
@@ -19,7 +19,7 @@ use crate::text::tokenizer::{Changes, Tokenizer};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
     /// Words of the text as the tokenizer parts them; a punctuation mark is one, too, and a Chinese character.
     pub words: usize,

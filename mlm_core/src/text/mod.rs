@@ -26,6 +26,7 @@ pub(crate) mod vocabulary;
 pub(crate) mod coverage;
 pub(crate) mod encode;
 
+pub(crate) mod sequence_files;
 pub(crate) mod sequences;
 pub(crate) mod windows;
 

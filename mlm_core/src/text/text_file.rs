@@ -6,14 +6,16 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::text::distinct::key;
 
 /// How files begin that `gzip` and `zstd` write; those of `pzstd` with a frame that is to be skipped.
 const GZIP: &[u8] = &[0x1f, 0x8b];
@@ -64,6 +66,17 @@ impl TextFile {
         match &self.content {
             Content::OnDisk { bytes, .. } => *bytes,
             Content::InMemory(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// What it was when it was opened.
+    pub(crate) fn stamp(&self) -> Value {
+        match &self.content {
+            Content::OnDisk { bytes, modified } => {
+                let modified = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+                json!({"path": self.path, "bytes": bytes, "modified": modified.map(|time| time.as_nanos().to_string())})
+            }
+            Content::InMemory(bytes) => json!({"key": key(bytes, 0).to_string()}),
         }
     }
 

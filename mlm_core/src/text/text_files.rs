@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rand::rngs::StdRng;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use unicode_segmentation::UnicodeSegmentation;
 
 use crate::error::{Error, Result};
@@ -118,6 +118,13 @@ impl TextFiles {
             side
         };
         Ok((side(false), side(true)))
+    }
+
+    /// What it is made of, in words that say so after a restart, too; nothing, where it is only a side of a text.
+    pub(crate) fn made_of(&self) -> Option<Value> {
+        let files: Vec<Value> = self.files.iter().map(TextFile::stamp).collect();
+        let (format, layout) = (format!("{:?}", self.format), format!("{:?}", self.layout));
+        self.sides.is_empty().then(|| json!({"files": files, "format": format, "layout": layout, "times": self.times}))
     }
 
     fn blocks_of<'a>(&'a self, file: &'a TextFile) -> Blocks<'a> {

@@ -4,16 +4,17 @@
 use std::collections::VecDeque;
 use std::iter;
 
+use serde::Serialize;
 use smallvec::{SmallVec, smallvec};
 
 use crate::error::{Error, Result};
 use crate::text::coverage::Coverage;
 use crate::text::sentences::Sentences;
-use crate::text::sequences::Sequences;
+use crate::text::sequences::{Sequences, SequencesWriter};
 use crate::text::tokenizer::{SpecialIds, Tokenizer};
 
 /// A corpus as token ids.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct EncodedCorpus {
     /// `[CLS]`, tokens, `[SEP]`: one for each sentence, or several where a sentence is too long.
     pub sequences: Sequences,
@@ -27,9 +28,37 @@ pub struct EncodedCorpus {
     pub coverage: Coverage,
 }
 
-impl EncodedCorpus {
+/// How sentences become sequences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Packing {
+    /// See [`Tokenizer::encode_corpus`].
+    Sentences,
+    /// See [`Tokenizer::encode_windows`].
+    Windows,
+}
+
+/// An [`EncodedCorpus`] that is being made.
+struct Encoding<'a> {
+    tokenizer: &'a Tokenizer,
+    sequences: SequencesWriter,
+    sentences: usize,
+    cut: usize,
+    skipped: usize,
+}
+
+impl Encoding<'_> {
+    /// Adds a window, framed, or counts it where nothing in it can be masked.
+    fn take(&mut self, window: &[u32]) -> Result<()> {
+        if window.iter().all(|&id| self.tokenizer.is_special(id)) {
+            self.skipped += 1;
+            Ok(())
+        } else {
+            self.sequences.push(self.tokenizer.frame(window))
+        }
+    }
+
     /// Of a corpus of which that much is read.
-    fn with_coverage(self, coverage: Coverage) -> Result<Self> {
+    fn finish(self, coverage: Coverage) -> Result<EncodedCorpus> {
         if coverage.unknown == coverage.words {
             let expected = format!("at least one word that the vocabulary can spell ({})", coverage.way_out());
             let actual = match coverage.words {
@@ -38,16 +67,8 @@ impl EncodedCorpus {
             };
             return Err(Error::argument("corpus", expected, actual));
         }
-        Ok(Self { coverage, ..self })
-    }
-
-    /// Adds a window, framed, or counts it where nothing in it can be masked.
-    fn take(&mut self, window: &[u32], tokenizer: &Tokenizer) {
-        if window.iter().all(|&id| tokenizer.is_special(id)) {
-            self.skipped += 1;
-        } else {
-            self.sequences.push(tokenizer.frame(window));
-        }
+        let Self { sequences, sentences, cut, skipped, .. } = self;
+        Ok(EncodedCorpus { sequences: sequences.finish()?, sentences, cut, skipped, coverage })
     }
 }
 
@@ -74,16 +95,7 @@ impl Tokenizer {
     /// # Errors
     /// When `max_len` leaves no room for a token between `[CLS]` and `[SEP]`, or the vocabulary knows no word of the corpus.
     pub fn encode_corpus(&self, corpus: &dyn Sentences, max_len: usize) -> Result<EncodedCorpus> {
-        let longest = longest(max_len)?;
-        let mut encoded = EncodedCorpus::default();
-        let coverage = self.encode_sentences(corpus, |ids| {
-            let windows = self.windows(ids, longest);
-            encoded.cut += usize::from(windows.len() > 1);
-            encoded.sentences += 1;
-            windows.iter().for_each(|window| encoded.take(window, self));
-            Ok(())
-        })?;
-        encoded.with_coverage(coverage)
+        self.encode_packed(corpus, max_len, Packing::Sentences, SequencesWriter::default())
     }
 
     /// The windows of a sentence, from its ids; one of which the tokenizer leaves nothing is an empty one.
@@ -113,12 +125,41 @@ impl Tokenizer {
     /// # Errors
     /// As [`Self::encode_corpus`].
     pub fn encode_windows(&self, corpus: &dyn Sentences, max_len: usize) -> Result<EncodedCorpus> {
+        self.encode_packed(corpus, max_len, Packing::Windows, SequencesWriter::default())
+    }
+
+    /// The ids of a corpus, packed as somebody wants, into a writer.
+    pub(crate) fn encode_packed(
+        &self,
+        corpus: &dyn Sentences,
+        max_len: usize,
+        packing: Packing,
+        sequences: SequencesWriter,
+    ) -> Result<EncodedCorpus> {
         let longest = longest(max_len)?;
-        let mut encoded = EncodedCorpus::default();
+        let mut encoding = Encoding { tokenizer: self, sequences, sentences: 0, cut: 0, skipped: 0 };
+        let coverage = match packing {
+            Packing::Sentences => self.pack_sentences(corpus, longest, &mut encoding),
+            Packing::Windows => self.pack_windows(corpus, longest, &mut encoding),
+        }?;
+        encoding.finish(coverage)
+    }
+
+    fn pack_sentences(&self, corpus: &dyn Sentences, longest: usize, encoding: &mut Encoding<'_>) -> Result<Coverage> {
+        self.encode_sentences(corpus, |ids| {
+            let windows = self.windows(ids, longest);
+            encoding.sentences += 1;
+            encoding.cut += usize::from(windows.len() > 1);
+            windows.iter().try_for_each(|window| encoding.take(window))
+        })
+    }
+
+    fn pack_windows(&self, corpus: &dyn Sentences, longest: usize, encoding: &mut Encoding<'_>) -> Result<Coverage> {
         // What no window has yet, the ends of the sentences in it, and of the first where it starts and whether it has been cut.
         let (mut rest, mut ends) = (Vec::new(), VecDeque::new());
         let (mut start, mut is_cut) = (0, false);
         let coverage = self.encode_sentences(corpus, |ids| {
+            encoding.sentences += 1;
             rest.extend_from_slice(ids);
             ends.push_back(rest.len());
             let mut taken = 0;
@@ -127,25 +168,24 @@ impl Tokenizer {
                     break; // The next sentence may go on with it.
                 }
                 taken += window.len();
-                encoded.take(window, self);
+                encoding.take(window)?;
                 while let Some(end) = ends.pop_front_if(|end| *end <= taken) {
                     (start, is_cut) = (end, false);
                 }
                 if start < taken && !is_cut {
-                    encoded.cut += 1;
+                    encoding.cut += 1;
                     is_cut = true;
                 }
             }
             rest.drain(..taken);
             ends.iter_mut().for_each(|end| *end -= taken);
             start = start.saturating_sub(taken);
-            encoded.sentences += 1;
             Ok(())
         })?;
         if !rest.is_empty() {
-            encoded.take(&rest, self);
+            encoding.take(&rest)?;
         }
-        encoded.with_coverage(coverage)
+        Ok(coverage)
     }
 
     /// A window as the model reads it.

@@ -118,6 +118,17 @@ impl Checkpoint {
         Ok(all(folder)?.last().map(|&(steps, _)| steps))
     }
 
+    /// Makes sure that no training has begun in a folder.
+    pub(crate) fn check_none(dir: &Path) -> Result<()> {
+        let folder = folder::checkpoints(dir);
+        if !folder.exists() {
+            return Ok(());
+        }
+        let Some(steps) = Self::latest_step(&folder)? else { return Ok(()) };
+        let expected = "an empty folder or a new one (or resume, to go on with the training in this one)";
+        Err(Error::content(dir, "the folder", expected, format!("one with a training that has taken {steps} steps")))
+    }
+
     fn load(path: &Path) -> Result<Self> {
         let mut file = TensorFile::open(path, WHOLE)?;
         let mut count = 0usize;

@@ -20,6 +20,11 @@ pub(crate) fn checkpoints(dir: &Path) -> PathBuf {
     dir.join("checkpoints")
 }
 
+/// Where its texts are kept, if they are large.
+pub(crate) fn texts(dir: &Path) -> PathBuf {
+    dir.join("texts")
+}
+
 /// Makes sure that a folder is there, that it has nothing in it but what a training writes, and that no other process
 /// trains into it while the file lives.
 pub(crate) fn occupy(dir: &Path) -> Result<File> {

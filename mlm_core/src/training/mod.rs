@@ -2,7 +2,7 @@
 //! be stopped at any moment:
 //!
 //! ```text
-//! optimizer, history, curve, folder -> checkpoint (a state in a file) -> progress, texts -> run (the loop)
+//! optimizer, history, curve, folder -> checkpoint (a state in a file) -> preparation, progress, texts -> run (the loop)
 //!     -> background (in a thread)
 //! ```
 
@@ -12,6 +12,7 @@ pub(crate) mod curve;
 pub(crate) mod folder;
 pub(crate) mod history;
 pub(crate) mod optimizer;
+pub(crate) mod preparation;
 pub(crate) mod progress;
 pub(crate) mod run;
 pub(crate) mod texts;

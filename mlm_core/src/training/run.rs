@@ -270,12 +270,10 @@ impl Training {
         let checkpoints = folder::checkpoints(dir);
         files::create_folder(&checkpoints)?;
         files::remove_partial(&checkpoints)?;
-        let found = Checkpoint::latest(&checkpoints)?;
-        if let (false, Some(Checkpoint { progress, .. })) = (resume, &found) {
-            let expected = "an empty folder or a new one (or resume, to go on with the training in this one)";
-            let actual = format!("one with a training of {} steps", progress.steps);
-            return Err(Error::content(dir, "the folder", expected, actual));
+        if !resume {
+            Checkpoint::check_none(dir)?;
         }
+        let found = Checkpoint::latest(&checkpoints)?;
         let mut params = Params::init(model, &mut generator(*seed, Draw::Weights, 0))?;
         if *initialization == Initialization::Nearby {
             params.look_nearby();

@@ -25,15 +25,13 @@ pub struct Texts {
 
 /// A digest of sequences of ids.
 pub(crate) fn fingerprint(sequences: &Sequences) -> Result<String> {
-    let mut digest = Sha256::new();
-    let (mut ids, mut bytes) = (Vec::new(), Vec::new());
-    for index in 0..sequences.len() {
-        sequences.read(index, &mut ids)?;
+    let (mut digest, mut bytes) = (Sha256::new(), Vec::new());
+    sequences.each(|ids| {
         bytes.clear();
         // Lengths keep apart what was cut differently.
         let numbers = iter::once(ids.len() as u32).chain(ids.iter().copied());
         numbers.for_each(|number| bytes.extend(number.to_le_bytes()));
         digest.update(&bytes);
-    }
+    })?;
     Ok(hexadecimal(digest))
 }

@@ -15,6 +15,7 @@ mod history;
 mod lab;
 mod masking;
 mod model;
+mod preparation;
 mod pretrained;
 mod tokenizer;
 mod training;

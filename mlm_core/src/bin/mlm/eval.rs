@@ -9,7 +9,7 @@ use mlm_core::*;
 use serde_json::json;
 
 use crate::Failure;
-use crate::text::{Text, counts, counts_json, of_known_words};
+use crate::text::{Text, counts, counts_json, of_known_words, warn};
 
 /// Mask tokens of a text and measure how well a model recovers them.
 #[derive(Args)]
@@ -40,7 +40,12 @@ impl Eval {
         let params = Params::from_pretrained(&self.model)?;
         let tokenizer = Tokenizer::from_pretrained(&self.model)?;
         tokenizer.check_fits(params.config().vocab)?;
-        let encoded = self.text.encode("the text", &self.text.open()?, &tokenizer, params.config().max_len)?;
+        let (text, max_len) = (self.text.open()?, params.config().max_len);
+        let encoded = match self.text.packing() {
+            Packing::Sentences => tokenizer.encode_corpus(&text, max_len),
+            Packing::Windows => tokenizer.encode_windows(&text, max_len),
+        }?;
+        warn("the text", &encoded);
         let masker = Masker::new(&tokenizer, Masking { rate: self.mask_rate, ..Masking::default() })?;
         let loader = DataLoader::new(encoded.sequences.clone(), BATCH)?;
         let batches = loader.fixed(&masker, &mut StdRng::seed_from_u64(self.seed))?;

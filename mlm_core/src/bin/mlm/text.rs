@@ -24,8 +24,8 @@ pub(crate) struct Text {
     #[arg(long, value_enum, default_value_t = Split::Lines)]
     split: Split,
     /// What a sequence is
-    #[arg(long, value_enum, default_value_t = Packing::Sentences)]
-    packing: Packing,
+    #[arg(long, value_enum, default_value_t = Pack::Sentences)]
+    packing: Pack,
     /// Split and packing in one
     #[arg(long, value_enum, conflicts_with_all = ["split", "packing"])]
     layout: Option<Form>,
@@ -50,7 +50,7 @@ enum Split {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Packing {
+enum Pack {
     /// A sentence; several, where it is too long
     Sentences,
     /// As many words as it can hold, across the ends of sentences
@@ -108,29 +108,23 @@ impl Text {
 
     fn layout(&self) -> (Split, Packing) {
         match self.layout {
-            None => (self.split, self.packing),
+            None if self.packing == Pack::Windows => (self.split, Packing::Windows),
+            None => (self.split, Packing::Sentences),
             Some(Form::Lines) => (Split::Lines, Packing::Sentences),
             Some(Form::Prose) => (Split::Prose, Packing::Sentences),
             Some(Form::Windows) => (Split::Prose, Packing::Windows),
         }
     }
 
-    /// The ids of a text; with a warning, where the vocabulary knows too little of it.
-    pub(crate) fn encode(
-        &self,
-        what: &str,
-        text: &TextFiles,
-        tokenizer: &Tokenizer,
-        max_len: usize,
-    ) -> Result<EncodedCorpus> {
-        let encoded = match self.layout().1 {
-            Packing::Sentences => tokenizer.encode_corpus(text, max_len),
-            Packing::Windows => tokenizer.encode_windows(text, max_len),
-        }?;
-        if let Some(warning) = encoded.coverage.warning() {
-            note(&format!("warning: {what}: {warning}"));
-        }
-        Ok(encoded)
+    pub(crate) fn packing(&self) -> Packing {
+        self.layout().1
+    }
+}
+
+/// A warning, where the vocabulary knows too little of a text.
+pub(crate) fn warn(what: &str, encoded: &EncodedCorpus) {
+    if let Some(warning) = encoded.coverage.warning() {
+        note(&format!("warning: {what}: {warning}"));
     }
 }
 

@@ -6,13 +6,11 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use mlm_core::rand::SeedableRng;
-use mlm_core::rand::rngs::StdRng;
 use mlm_core::*;
 use serde_json::{Value, json};
 
 use crate::arguments::{Compute, Shape};
-use crate::text::{Text, changes, counts, counts_json, of_known_words};
+use crate::text::{Text, changes, counts, counts_json, of_known_words, warn};
 use crate::{BARS, Failure, note};
 
 /// Train a masked language model on a text and write it into a folder that `transformers` loads.
@@ -102,14 +100,6 @@ pub(crate) struct Train {
     json: bool,
 }
 
-/// A text in two parts, as the model reads it.
-struct Corpora {
-    tokenizer: Tokenizer,
-    train: EncodedCorpus,
-    /// None, if nothing is held back.
-    validation: Option<EncodedCorpus>,
-}
-
 /// What the options are where they are not given.
 fn recipe() -> TrainingConfig {
     TrainingConfig::default()
@@ -124,8 +114,8 @@ const LINE: Duration = Duration::from_secs(10);
 impl Train {
     /// What came of it, as text.
     pub(crate) fn run(&self) -> Result<String, Failure> {
-        let corpora = self.corpora()?;
-        let (texts, config) = self.texts(&corpora)?;
+        let prepared = self.prepare()?;
+        let (texts, config) = self.texts(&prepared)?;
         let (validation, tested) = (texts.validation.len(), texts.tested());
         if tested < validation {
             let counted = Baselines::counted(&texts.train);
@@ -143,7 +133,7 @@ impl Train {
             say(&bar, &baselines.to_string());
         }
         for record in training.history().records() {
-            say(&bar, &self.line(record, &training, &corpora));
+            say(&bar, &self.line(record, &training, &prepared));
         }
         // When something was last said, and what came since.
         let (mut said, mut tokens, mut losses) = (Instant::now(), 0, Vec::new());
@@ -153,7 +143,7 @@ impl Train {
             losses.push(loss);
             bar.set_position(step as u64);
             if let Some(record) = &epoch {
-                say(&bar, &self.line(record, &training, &corpora));
+                say(&bar, &self.line(record, &training, &prepared));
             }
             if said.elapsed() >= if bar.is_hidden() { LINE } else { LINE / 20 } {
                 let speed = tokens as f64 / said.elapsed().as_secs_f64();
@@ -176,38 +166,41 @@ impl Train {
             training.save_after(self.checkpoint_seconds)?;
         }
         bar.finish_and_clear();
-        Ok(self.outcome(&training, &corpora, tested)?)
+        Ok(self.outcome(&training, &prepared, tested)?)
     }
 
     /// The text, in two parts, cut to the length of the model.
-    fn corpora(&self) -> Result<Corpora, Failure> {
-        let text = self.text.open()?;
-        let (train, validation) = match self.validation {
-            0.0 => (text, None),
-            share => {
-                let (train, validation) = text.split(share, &mut StdRng::seed_from_u64(self.seed))?;
-                (train, Some(validation))
-            }
+    fn prepare(&self) -> Result<PreparedTexts, Failure> {
+        let vocabulary = match &self.tokenizer {
+            Some(path) => Vocabulary::Given(Tokenizer::load(path)?.into()),
+            None => Vocabulary::Learned(self.tokenizer_config()),
         };
-        let tokenizer = match &self.tokenizer {
-            Some(path) => Tokenizer::load(path)?,
-            None => Tokenizer::train(&train, &self.tokenizer_config())?,
+        let preparation = Preparation {
+            text: self.text.open()?,
+            validation: self.validation,
+            seed: self.seed,
+            vocabulary,
+            packing: self.text.packing(),
+            max_len: self.max_len,
+            repeat: self.repeat,
         };
-        let encode = |text: &TextFiles, what: &str| -> Result<EncodedCorpus> {
-            let encoded = self.text.encode(what, text, &tokenizer, self.max_len)?;
-            note(&format!("{what}: {}", counts(&encoded)));
-            Ok(encoded)
-        };
-        let train = encode(&train.repeat(self.repeat)?, "training")?;
+        let prepared = if self.resume { preparation.resume(&self.out) } else { preparation.start(&self.out) }?;
+        let PreparedTexts { train, validation, .. } = &prepared;
+        warn("training", train);
+        note(&format!("training: {}", counts(train)));
         if let Some(changes) = changes(&train.coverage).filter(|_| self.tokenizer.is_none()) {
             note(&changes);
         }
-        let validation = validation.map(|text| encode(&text, "validation")).transpose()?;
-        Ok(Corpora { tokenizer, train, validation })
+        if self.validation > 0.0 {
+            warn("validation", validation);
+            note(&format!("validation: {}", counts(validation)));
+        }
+        Ok(prepared)
     }
 
     /// What the training reads, and the shape of the model.
-    fn texts(&self, Corpora { tokenizer, train, validation }: &Corpora) -> Result<(Texts, ModelConfig)> {
+    fn texts(&self, prepared: &PreparedTexts) -> Result<(Texts, ModelConfig)> {
+        let PreparedTexts { tokenizer, train, validation } = prepared;
         let config = ModelConfig {
             initializer_range: self.init_range,
             pad: tokenizer.special().pad,
@@ -216,7 +209,7 @@ impl Train {
         let texts = Texts {
             tokenizer: tokenizer.clone(),
             train: train.sequences.clone(),
-            validation: validation.as_ref().map_or_else(Sequences::default, |encoded| encoded.sequences.clone()),
+            validation: validation.sequences.clone(),
             grammar: self.grammar.as_ref().map(Grammar::from_file).transpose()?,
         };
         Ok((texts, config))
@@ -245,13 +238,13 @@ impl Train {
     }
 
     /// What was measured in an epoch.
-    fn line(&self, record: &EpochRecord, training: &Training, corpora: &Corpora) -> String {
+    fn line(&self, record: &EpochRecord, training: &Training, prepared: &PreparedTexts) -> String {
         let mut line = format!("epoch {} of {}", record.epoch, self.epochs);
         if let Some(loss) = record.train_loss {
             line += &format!("  loss {loss:.3}");
         }
         if let Some(loss) = record.validation_loss {
-            let of = corpora.validation.as_ref().map_or_else(String::new, |encoded| of_known_words(&encoded.coverage));
+            let of = of_known_words(&prepared.validation.coverage);
             line += &format!("  validation {loss:.3}, perplexity {:.1}{of}", loss.exp());
             let closed = training.history().baselines().and_then(|baselines| baselines.gap_closed(loss));
             if let Some(closed) = closed.filter(|&closed| closed > 0.0) {
@@ -267,7 +260,7 @@ impl Train {
         line
     }
 
-    fn outcome(&self, training: &Training, corpora: &Corpora, tested: usize) -> Result<String> {
+    fn outcome(&self, training: &Training, prepared: &PreparedTexts, tested: usize) -> Result<String> {
         let parameters = training.encoder().params()?.len();
         if !self.json {
             let seconds = training.seconds();
@@ -287,8 +280,8 @@ impl Train {
             .collect();
         let outcome = json!({
             "parameters": parameters,
-            "training_text": counts_json(&corpora.train),
-            "validation_text": corpora.validation.as_ref().map(counts_json),
+            "training_text": counts_json(&prepared.train),
+            "validation_text": (self.validation > 0.0).then(|| counts_json(&prepared.validation)),
             "tested_sequences": tested,
             "baselines": training.history().baselines(),
             "epochs": epochs,
