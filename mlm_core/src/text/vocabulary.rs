@@ -1,6 +1,7 @@
 //! Takes a text, gives the WordPiece vocabulary that is learned from it; what is done with one is left to
 //! [`crate::text::tokenizer`].
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::panic::resume_unwind;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -33,7 +34,8 @@ impl Tokenizer {
     /// size is reached or every word of the corpus is one piece. The same corpus always gives the same ids.
     ///
     /// When there are more characters than `vocab` has room for, the most frequent ones are kept and words with
-    /// others become `[UNK]`. So do words of more than `max_word_length` characters, and nothing is learned from them.
+    /// others become `[UNK]`. So do words of more than `max_word_length` characters, and nothing is learned from them. Where there
+    /// are more than half a million different words, the pieces are those of the most frequent ones.
     ///
     /// Source: Schuster and Nakajima 2012, "Japanese and Korean Voice Search", where the next merge is the one that raises
     /// the likelihood of the text most (Wu et al. 2016, section 4.1, on Google's translation system, refer to
@@ -52,8 +54,7 @@ impl Tokenizer {
         }
         let normalizer = config.normalizer();
         let chunks = chunks::count(corpus, "counting words")?;
-        let (mut counts, too_long) = count_words(&chunks, &normalizer, max_word_length)?;
-        drop(chunks);
+        let (mut counts, too_long) = count_words(chunks, &normalizer, max_word_length)?;
         if counts.is_empty() {
             let expected = format!(
                 "at least one word of at most {max_word_length} characters (a larger max_word_length takes longer ones: \
@@ -81,15 +82,52 @@ impl Tokenizer {
             .special_tokens(pieces.into_iter().map(|piece| AddedToken::from(piece, true)).collect())
             .continuing_subword_prefix(CONTINUATION.to_owned())
             .build();
-        let mut model = merge(trainer, counts, vocab)?;
+        let words = counts.len();
+        let mut doing = format!("merging pieces to at most {vocab}");
+        if words > MOST_WORDS {
+            doing += &format!(", of the {MOST_WORDS} most frequent of {words} words");
+        }
+        let mut model = merge(trainer, scaled(most_frequent(counts, MOST_WORDS)), doing)?;
         model.max_input_chars_per_word = max_word_length;
         Self::from_inner(bert(model, normalizer)?, "the trained vocabulary")
     }
 }
 
+/// For each different word the trainer of the `tokenizers` crate takes some 500 bytes.
+const MOST_WORDS: usize = 500_000;
+
+/// So many of the words, the most frequent ones, ties broken by how they are spelled.
+fn most_frequent(counts: Counts, most: usize) -> Counts {
+    if counts.len() <= most {
+        return counts;
+    }
+    let mut words: Vec<(CompactString, u64)> = counts.into_iter().collect();
+    words.select_nth_unstable_by(most, |(word, count), (other, of_other)| {
+        of_other.cmp(count).then_with(|| word.cmp(other))
+    });
+    words.truncate(most);
+    words.into_iter().collect()
+}
+
+/// Half of what would be too much for the trainer: rounding adds to what is divided.
+const LARGEST_PAIR: u64 = i32::MAX as u64 / 2;
+
+/// The trainer counts pairs of pieces in 32 bits. No pair is as frequent as the two characters are that it joins.
+fn scaled(mut counts: Counts) -> Counts {
+    let mut pairs: AHashMap<(char, char), u64> = AHashMap::new();
+    for (word, count) in &counts {
+        word.chars().zip(word.chars().skip(1)).for_each(|pair| *pairs.entry(pair).or_default() += count);
+    }
+    let by = pairs.into_values().max().unwrap_or(0) / LARGEST_PAIR + 1;
+    if by > 1 {
+        counts.values_mut().for_each(|count| *count = count.div_ceil(by));
+    }
+    counts
+}
+
 /// What the trainer of the `tokenizers` crate learns, which does not say how far it is. When the stop button is pressed, nobody
 /// waits for it.
-fn merge(trainer: BpeTrainer, counts: Counts, vocab: usize) -> Result<WordPiece> {
+fn merge(trainer: BpeTrainer, counts: Counts, doing: String) -> Result<WordPiece> {
     let (working, end) = mpsc::channel::<()>();
     let work = move || {
         let _working = working; // Until the thread ends, which the other side notices.
@@ -98,7 +136,7 @@ fn merge(trainer: BpeTrainer, counts: Counts, vocab: usize) -> Result<WordPiece>
     };
     let thread = thread::Builder::new().name("mlm_core vocabulary".to_owned()).spawn(work);
     let thread = thread.map_err(|source| Error::thread("that learns the vocabulary".to_owned(), source))?;
-    let mut progress = ProgressLine::waiting(format!("merging pieces to at most {vocab}"));
+    let mut progress = ProgressLine::waiting(doing);
     while end.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
         progress.at(0)?;
     }
@@ -111,11 +149,11 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// How often each word occurs; of those that are too long, how many there are.
 fn count_words(
-    chunks: &[ChunkTable<usize>],
+    mut chunks: Vec<ChunkTable<usize>>,
     normalizer: &BertNormalizer,
     max_word_length: usize,
 ) -> Result<(Counts, usize)> {
-    let of_table = |chunks: &ChunkTable<usize>| -> Result<(Counts, usize)> {
+    let of_table = |chunks: ChunkTable<usize>| -> Result<(Counts, usize)> {
         let (mut counts, mut too_long, mut buffer) = (Counts::new(), 0, String::new());
         for (chunk, &count) in chunks.iter() {
             let mut add = |word: &str| {
@@ -135,14 +173,16 @@ fn count_words(
     let total = chunks.iter().map(ChunkTable::len).sum();
     let mut progress = ProgressLine::new("normalizing", total, "distinct words");
     let (mut all, mut all_too_long, mut done) = (Counts::new(), 0, 0);
-    for tables in chunks.chunks(rayon::current_num_threads()) {
+    while !chunks.is_empty() {
         progress.at(done)?;
-        for of_table in tables.par_iter().map(of_table).collect::<Vec<_>>() {
+        // What has been read is not needed any more.
+        let tables = chunks.split_off(chunks.len().saturating_sub(rayon::current_num_threads()));
+        done += tables.iter().map(ChunkTable::len).sum::<usize>();
+        for of_table in tables.into_par_iter().map(of_table).collect::<Vec<_>>() {
             let (counts, too_long) = of_table?;
             counts.into_iter().for_each(|(word, count)| *all.entry(word).or_default() += count);
             all_too_long += too_long;
         }
-        done += tables.iter().map(ChunkTable::len).sum::<usize>();
     }
     progress.end();
     Ok((all, all_too_long))
@@ -159,11 +199,52 @@ fn alphabet(words: &Counts, room: usize) -> BTreeSet<char> {
         }
     }
     let mut characters: Vec<(char, u64)> = counts.into_iter().collect();
-    characters.sort_by_key(|&(c, count)| (std::cmp::Reverse(count), c));
+    characters.sort_by_key(|&(c, count)| (Reverse(count), c));
     let mut taken = 0;
     let fits = |&(c, _): &(char, u64)| {
         taken += 1 + usize::from(inside.contains(&c));
         taken <= room
     };
     characters.into_iter().take_while(fits).map(|(c, _)| c).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_too_many_words_the_most_frequent_are_taken() {
+        let counts = || {
+            Counts::from_iter(
+                [("b", 2), ("c", 7), ("a", 2), ("e", 1), ("d", 2)].map(|(word, count)| (word.into(), count)),
+            )
+        };
+        assert_eq!(most_frequent(counts(), 5), counts());
+        let three = most_frequent(counts(), 3);
+        assert_eq!(three, Counts::from_iter([("c".into(), 7), ("a".into(), 2), ("b".into(), 2)]));
+    }
+
+    /// 2^32 would be counted as none, and 2^31 as fewer than that.
+    #[test]
+    fn counts_that_are_too_large_for_the_trainer_are_made_smaller() {
+        let counts =
+            |few: u64| Counts::from_iter([("abc".into(), 1 << 32), ("ade".into(), 1 << 31), ("ab".into(), few)]);
+        let divided = scaled(counts(9));
+        let largest = divided["abc"] + divided["ab"];
+        assert!(largest <= 1 << 30 && divided["abc"] == 2 * divided["ade"], "{divided:?}");
+        assert_eq!(divided["ab"], 2);
+        let small = Counts::from_iter([("abc".into(), 1 << 29), ("ab".into(), 1)]);
+        assert_eq!(scaled(small.clone()), small);
+        let merged = |counts: Counts| {
+            let trainer = BpeTrainer::builder().vocab_size(8).min_frequency(0).show_progress(false).build();
+            let model = merge(trainer, scaled(counts), "merging".to_owned()).unwrap();
+            let mut pieces: Vec<String> = tokenizers::Model::get_vocab(&model).into_keys().collect();
+            pieces.sort_by_key(|piece| (Reverse(piece.len()), piece.clone()));
+            pieces[..3].to_vec()
+        };
+        assert_eq!(
+            merged(counts(9)),
+            merged(Counts::from_iter([("abc".into(), 1 << 12), ("ade".into(), 1 << 11), ("ab".into(), 1)]))
+        );
+    }
 }
