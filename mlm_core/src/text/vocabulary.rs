@@ -141,7 +141,9 @@ fn merge(trainer: BpeTrainer, counts: Counts, doing: String) -> Result<WordPiece
         progress.at(0)?;
     }
     progress.end();
-    thread.join().unwrap_or_else(|panic| resume_unwind(panic)).map_err(failed)
+    let merged = thread.join().unwrap_or_else(|panic| resume_unwind(panic)).map_err(failed)?;
+    // A copy: the original lies behind all that its thread has freed, and keeps that from the system.
+    Ok(merged.clone())
 }
 
 /// How often a call that waits looks at the stop button.
