@@ -68,11 +68,11 @@ impl Baselines {
             seen.insert(key(&bytes, 0))
         };
         let mut progress = ProgressLine::new("counting neighbours", sequences.len(), "sequences");
-        let sample = sample(sequences).map(|index| {
+        let sample = sequences.iter().enumerate().step_by(step(sequences)).map(|(index, ids)| {
             if index.is_multiple_of(LOOK) {
                 progress.at(index)?;
             }
-            sequences.get(index)
+            ids
         });
         let distinct = sample.filter(|ids| !ids.as_ref().is_ok_and(|ids| !is_new(ids)));
         let neighbours = Neighbours::fit_each(distinct, masker)?;
@@ -88,7 +88,7 @@ impl Baselines {
     /// How many of the `sequences` are counted in: all, up to 16 million tokens; else every second one, or every third, and so
     /// on, so that these have no more.
     pub fn counted(sequences: &Sequences) -> usize {
-        sample(sequences).len()
+        sequences.len().div_ceil(step(sequences))
     }
 
     /// Of the way from the loss of the neighbours (0) down to the floor (1), the share that a model with this loss has gone;
@@ -99,7 +99,7 @@ impl Baselines {
     }
 }
 
-/// The indices of the sequences that are counted in.
-fn sample(sequences: &Sequences) -> impl ExactSizeIterator<Item = usize> {
-    (0..sequences.len()).step_by(sequences.tokens().div_ceil(COUNTED_TOKENS).max(1))
+/// Of so many sequences one is counted in.
+fn step(sequences: &Sequences) -> usize {
+    sequences.tokens().div_ceil(COUNTED_TOKENS).max(1)
 }

@@ -16,17 +16,17 @@ use crate::text::text_file::TextFile;
 /// How many rows are taken from a column at once.
 const ROWS: usize = 64;
 
-/// The blocks of a file; `sentences` gives those of a text.
+/// The blocks of a file; `push` adds the sentences of a text.
 pub(crate) fn blocks<'a>(
     file: &'a TextFile,
     column: &str,
-    sentences: impl Fn(&[&str]) -> Result<String> + Copy + Send + 'a,
+    push: impl Fn(&str, &mut String) + Copy + Send + 'a,
 ) -> Blocks<'a> {
     let mut open = match Open::new(file, column) {
         Ok(open) => open,
         Err(error) => return Box::new(iter::once(Err(error))),
     };
-    Box::new(iter::from_fn(move || open.next(sentences).transpose()))
+    Box::new(iter::from_fn(move || open.next(push).transpose()))
 }
 
 /// A file that is being read.
@@ -56,7 +56,7 @@ impl<'a> Open<'a> {
         Ok(Self { file, reader, column: index, texts: None, next_group: 0, rows, done: 0 })
     }
 
-    fn next(&mut self, sentences: impl Fn(&[&str]) -> Result<String> + Send + 'a) -> Result<Option<Block<'a>>> {
+    fn next(&mut self, push: impl Fn(&str, &mut String) + Send + 'a) -> Result<Option<Block<'a>>> {
         let (mut texts, mut size, first) = (Vec::new(), 0, self.done);
         while size < BLOCK && self.read(&mut texts)? {
             size = texts.iter().map(ByteArray::len).sum();
@@ -68,10 +68,12 @@ impl<'a> Open<'a> {
         let position = |row: usize| self.file.bytes() * row as u64 / self.rows.max(1) as u64;
         let (file, bytes) = (self.file, position(self.done) - position(first));
         let read = move || {
-            let rows = format!("rows from {first} on");
-            let refused = |error| Error::content(file.path(), &rows, "text in UTF-8", error);
-            let texts: Result<Vec<&str>> = texts.iter().map(|text| text.as_utf8().map_err(refused)).collect();
-            sentences(&texts?)
+            let refused = |error| Error::content(file.path(), &format!("rows from {first} on"), "text in UTF-8", error);
+            let mut sentences = String::new();
+            for text in &texts {
+                push(text.as_utf8().map_err(refused)?, &mut sentences);
+            }
+            Ok(sentences)
         };
         Ok(Some(Block { bytes, read: Box::new(read) }))
     }

@@ -141,6 +141,8 @@ pub(crate) struct SequenceFilesWriter {
     ids: BufWriter<File>,
     ends: BufWriter<File>,
     width: Width,
+    /// Those of a sequence.
+    bytes: Vec<u8>,
     sequences: usize,
     tokens: usize,
 }
@@ -153,24 +155,25 @@ impl SequenceFilesWriter {
         };
         let [ids, ends] = paths(stem);
         let (ids, ends) = (create(&ids)?, create(&ends)?);
-        Ok(Self { stem: stem.to_owned(), ids, ends, width, sequences: 0, tokens: 0 })
+        Ok(Self { stem: stem.to_owned(), ids, ends, width, bytes: Vec::new(), sequences: 0, tokens: 0 })
     }
 
     pub(crate) fn push(&mut self, sequence: impl IntoIterator<Item = u32>) -> Result<()> {
-        let write = || {
-            for id in sequence {
-                self.ids.write_all(&id.to_le_bytes()[..self.width as usize])?;
-                self.tokens += 1;
-            }
-            self.sequences += 1;
-            self.ends.write_all(&(self.tokens as u64).to_le_bytes())
-        };
-        write().map_err(|source| Error::writing(&self.stem, source))
+        let Self { stem, ids, ends, width, bytes, sequences, tokens } = self;
+        bytes.clear();
+        match width {
+            Width::Two => sequence.into_iter().for_each(|id| bytes.extend((id as u16).to_le_bytes())),
+            Width::Four => sequence.into_iter().for_each(|id| bytes.extend(id.to_le_bytes())),
+        }
+        *tokens += bytes.len() / *width as usize;
+        *sequences += 1;
+        let written = ids.write_all(bytes).and_then(|()| ends.write_all(&(*tokens as u64).to_le_bytes()));
+        written.map_err(|source| Error::writing(stem, source))
     }
 
     /// Makes sure that all is on the disk.
     pub(crate) fn finish(self) -> Result<SequenceFiles> {
-        let Self { stem, ids, ends, width, sequences, tokens } = self;
+        let Self { stem, ids, ends, width, sequences, tokens, .. } = self;
         for (path, file) in paths(&stem).iter().zip([ids, ends]) {
             let sync = || file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all();
             sync().map_err(|source| Error::writing(path, source))?;

@@ -1,13 +1,11 @@
 //! Sequences of ids, in memory or in files, which an encoded text, its batches and a training look at without each holding a
 //! copy.
 
-use std::iter;
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::kernel::check_interrupt;
 use crate::text::sequence_files::{SequenceFiles, SequenceFilesWriter, Width};
 
 /// From so many bytes on sequences go into files, where there is a place for them.
@@ -142,29 +140,17 @@ impl Sequences {
 
     /// One sequence after the other.
     pub fn iter(&self) -> impl Iterator<Item = Result<Vec<u32>>> {
-        (0..self.len()).map(|index| self.get(index))
-    }
-
-    /// As [`Self::iter`], for whoever wants all of many and keeps none.
-    pub(crate) fn each(&self, mut see: impl FnMut(&[u32])) -> Result<()> {
+        // Of some that were read from a file at once: all ids, and where each ends.
         let (mut ids, mut ends) = (Vec::new(), Vec::new());
-        match &*self.0 {
-            Kept::InMemory(flat) => {
-                for index in 0..flat.ends.len() {
-                    flat.read(index, &mut ids);
-                    see(&ids);
-                }
+        (0..self.len()).map(move |index| {
+            let Kept::OnDisk(files) = &*self.0 else { return self.get(index) };
+            let nth = index % AT_ONCE;
+            if nth == 0 {
+                files.read(index..files.len().min(index + AT_ONCE), &mut ids, &mut ends)?;
             }
-            Kept::OnDisk(files) => {
-                for first in (0..files.len()).step_by(AT_ONCE) {
-                    check_interrupt()?;
-                    files.read(first..files.len().min(first + AT_ONCE), &mut ids, &mut ends)?;
-                    let starts = iter::once(0).chain(ends.iter().copied());
-                    starts.zip(&ends).for_each(|(start, &end)| see(&ids[start..end]));
-                }
-            }
-        }
-        Ok(())
+            let start = nth.checked_sub(1).map_or(0, |before| ends[before]);
+            Ok(ids[start..ends[nth]].to_vec())
+        })
     }
 
     /// All sequences.
@@ -281,11 +267,7 @@ mod tests {
             let on_disk = Sequences::on_disk(files.finish().unwrap());
             prop_assert_eq!((on_disk.len(), on_disk.tokens()), (flat.len(), flat.tokens()));
             prop_assert_eq!(&on_disk, &flat);
-            for kept in [on_disk, flat] {
-                let mut seen = Vec::new();
-                kept.each(|ids| seen.push(ids.to_vec())).unwrap();
-                prop_assert_eq!(&seen, &sequences);
-            }
+            prop_assert_eq!(on_disk.to_vec().unwrap(), sequences);
         }
     }
 
@@ -307,14 +289,7 @@ mod tests {
         for nth in (0..many).step_by(997) {
             assert_eq!(sequences.get(nth as usize).unwrap(), all(nth).collect::<Vec<_>>());
         }
-        let mut nth = 0;
-        sequences
-            .each(|ids| {
-                assert!(ids.iter().copied().eq(all(nth)));
-                nth += 1;
-            })
-            .unwrap();
-        assert_eq!(nth, many);
+        assert!((0..).zip(sequences.iter()).all(|(nth, ids)| ids.unwrap() == all(nth).collect::<Vec<_>>()));
 
         let open = |sequences: usize, tokens| SequenceFiles::open(&stem, Width::Two, sequences, tokens);
         let (ids, ends) = (stem.with_extension("ids"), stem.with_extension("ends"));
@@ -333,6 +308,6 @@ mod tests {
         fs::write(&ends, vec![7; 8 * many as usize]).unwrap();
         assert!(sequences.get(many as usize - 1).unwrap_err().to_string().contains("train.ends"));
         cut(&ends);
-        assert!(sequences.each(|_| ()).unwrap_err().to_string().contains("train.ends"));
+        assert!(sequences.to_vec().unwrap_err().to_string().contains("train.ends"));
     }
 }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::text::held_out::HeldOut;
 #[cfg(feature = "cli")]
 use crate::text::parquet;
-use crate::text::sentences::{BLOCK, Block, Blocks, Source, push_single_spaced, sentences};
+use crate::text::sentences::{BLOCK, Block, Blocks, Source, push_single_spaced};
 use crate::text::text_file::{Stream, TextFile};
 
 /// So much of a file without a line feed says that its lines end with carriage returns.
@@ -134,47 +134,39 @@ impl TextFiles {
             }
             #[cfg(feature = "cli")]
             Format::Parquet { column } => {
-                let push_all = |texts: &[&str], sentences: &mut String| {
-                    texts.iter().for_each(|text| self.layout.push(text, '\n', sentences));
-                    Ok(())
-                };
-                parquet::blocks(file, column, move |texts| self.sentences(|sentences| push_all(texts, sentences)))
+                parquet::blocks(file, column, |text, sentences| self.push(text, '\n', sentences))
             }
         }
     }
 
-    /// The sentences that `push` gives, without those that are not part of the text.
-    fn sentences(&self, push: impl FnOnce(&mut String) -> Result<()>) -> Result<String> {
-        let mut all = String::new();
-        push(&mut all)?;
-        let is_part = |sentence: &str| self.sides.iter().all(|(held_out, side)| held_out.has(sentence) == *side);
-        if self.sides.is_empty() {
-            return Ok(all);
-        }
-        Ok(sentences(&all).filter(|sentence| is_part(sentence)).flat_map(|sentence| [sentence, "\n"]).collect())
-    }
-}
-
-impl Layout {
-    /// Adds the sentences of a text.
-    fn push(self, text: &str, line_end: char, sentences: &mut String) {
+    /// Adds those sentences of a text that are part of it.
+    fn push(&self, text: &str, line_end: char, sentences: &mut String) {
+        let mut push = |sentence: &str| {
+            let start = sentences.len();
+            push_single_spaced(sentence, sentences);
+            if sentences.len() > start && !self.has(&sentences[start..sentences.len() - 1]) {
+                sentences.truncate(start);
+            }
+        };
         let lines = text.split(line_end);
-        match self {
-            Self::Lines => lines.for_each(|line| push_single_spaced(line, sentences)),
-            Self::Prose => {
-                let mut paragraph = String::new();
-                // One more blank line ends the last paragraph.
-                for line in lines.map(str::trim).chain([""]) {
-                    if line.is_empty() {
-                        paragraph.unicode_sentences().for_each(|sentence| push_single_spaced(sentence, sentences));
-                        paragraph.clear();
-                    } else {
-                        paragraph.push_str(line);
-                        paragraph.push(' ');
-                    }
-                }
+        if self.layout == Layout::Lines {
+            return lines.for_each(push);
+        }
+        let mut paragraph = String::new();
+        // One more blank line ends the last paragraph.
+        for line in lines.map(str::trim).chain([""]) {
+            if line.is_empty() {
+                paragraph.unicode_sentences().for_each(&mut push);
+                paragraph.clear();
+            } else {
+                paragraph.push_str(line);
+                paragraph.push(' ');
             }
         }
+    }
+
+    fn has(&self, sentence: &str) -> bool {
+        self.sides.iter().all(|(held_out, side)| held_out.has(sentence) == *side)
     }
 }
 
@@ -297,34 +289,32 @@ struct PartOfFile<'a> {
 impl PartOfFile<'_> {
     /// The sentences of these bytes.
     fn sentences(&self, bytes: Vec<u8>) -> Result<String> {
-        let Self { text: TextFiles { format, layout, .. }, file, line_end, .. } = self;
-        let (text, line_end) = (self.decode(bytes)?, char::from(*line_end));
+        let (text, line_end) = (self.decode(bytes)?, char::from(self.line_end));
         let text = if self.offset == 0 { text.strip_prefix('\u{feff}').unwrap_or(&text) } else { &text };
-        self.text.sentences(|sentences| {
-            let Format::JsonLines { field } = format else {
-                layout.push(text, line_end, sentences);
-                return Ok(());
+        let mut sentences = String::with_capacity(text.len() + 1);
+        let Format::JsonLines { field } = &self.text.format else {
+            self.text.push(text, line_end, &mut sentences);
+            return Ok(sentences);
+        };
+        for (line, record) in (self.lines + 1..).zip(text.split(line_end)) {
+            let refused = |actual: &dyn fmt::Display| {
+                let expected = format!("a JSON object with a string in its field {field:?} (--field)");
+                Error::content(self.file.path(), &format!("line {line}"), expected, actual)
             };
-            for (line, record) in (self.lines + 1..).zip(text.split(line_end)) {
-                let expected = || format!("a JSON object with a string in its field {field:?} (--field)");
-                let refused = |actual: &dyn fmt::Display| {
-                    Error::content(file.path(), &format!("line {line}"), expected(), actual)
-                };
-                if record.trim().is_empty() {
-                    continue;
-                }
-                match serde_json::from_str(record).map_err(|error| refused(&error))? {
-                    Value::Object(fields) => match fields.get(field) {
-                        Some(Value::String(text)) => layout.push(text, '\n', sentences),
-                        Some(Value::Null) => {}
-                        Some(other) => return Err(refused(&format!("{other} in it"))),
-                        None => return Err(refused(&format!("one with the fields {}", names(&fields)))),
-                    },
-                    other => return Err(refused(&other)),
-                }
+            if record.trim().is_empty() {
+                continue;
             }
-            Ok(())
-        })
+            match serde_json::from_str(record).map_err(|error| refused(&error))? {
+                Value::Object(fields) => match fields.get(field) {
+                    Some(Value::String(text)) => self.text.push(text, '\n', &mut sentences),
+                    Some(Value::Null) => {}
+                    Some(other) => return Err(refused(&format!("{other} in it"))),
+                    None => return Err(refused(&format!("one with the fields {}", names(&fields)))),
+                },
+                other => return Err(refused(&other)),
+            }
+        }
+        Ok(sentences)
     }
 
     /// Text in other encodings, whose bytes happen to be UTF-8, is none.
