@@ -15,7 +15,7 @@ use crate::text::tokenizer::{Changes, Tokenizer};
 
 /// How many chunks are remembered at most, and of how many bytes together: those of a natural text that come again and again
 /// are among the first.
-const MOST_CHUNKS: usize = 900_000;
+const MOST_CHUNKS: usize = 450_000;
 const MOST_BYTES: usize = 1 << 25;
 
 /// What the tokenizer makes of chunks.

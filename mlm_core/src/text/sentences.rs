@@ -1,11 +1,14 @@
 //! What a text is to those who read it: sentences in order, as often as they like, in blocks that all cores read. Where they
 //! come from is left to [`crate::text::corpus`] and [`crate::text::text_files`].
 
+use std::iter;
 use std::ops::ControlFlow;
+use std::sync::mpsc;
+use std::thread;
 
 use rayon::prelude::*;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::{ProgressLine, check_interrupt};
 
 /// How much text a core reads at a time, in bytes: little enough for a look at the stop button after each round.
@@ -49,28 +52,32 @@ pub(crate) type Pieces<'a> = Vec<(usize, &'a str)>;
 
 impl dyn Sentences + '_ {
     /// Reads the text on all cores, in rounds after each of which there is a look at the stop button, and gives what has been
-    /// read, in order, until there is no more or somebody has enough. A line says how far `doing` that is.
-    pub(crate) fn each_round(
-        &self,
-        doing: &str,
-        mut see: impl FnMut(&[String]) -> Result<ControlFlow<()>>,
-    ) -> Result<()> {
-        let mut progress = ProgressLine::new(doing, kilobytes(self.bytes()), "kB");
-        let (mut blocks, mut done) = (self.blocks(), 0);
-        loop {
-            progress.at(kilobytes(done))?;
-            let round: Vec<Block<'_>> = blocks.by_ref().take(blocks_per_round()).collect::<Result<_>>()?;
-            if round.is_empty() {
-                progress.end();
-                return Ok(());
-            }
-            done += round.iter().map(|block| block.bytes).sum::<u64>();
-            let texts: Vec<String> = round.into_par_iter().map(|block| (block.read)()).collect::<Result<_>>()?;
-            if see(&texts)?.is_break() {
-                progress.end_early();
-                return Ok(());
-            }
+    /// read, in order, until there is no more or somebody has enough. A line says how far `doing` that is. While one round is
+    /// seen, the next one is read.
+    pub(crate) fn each_round(&self, doing: &str, see: impl FnMut(&[String]) -> Result<ControlFlow<()>>) -> Result<()> {
+        let progress = ProgressLine::new(doing, kilobytes(self.bytes()), "kB");
+        if self.bytes() <= BLOCK as u64 {
+            return see_each(self.rounds(), progress, see);
         }
+        thread::scope(|scope| {
+            let (read, rounds) = mpsc::sync_channel(1);
+            // Until nobody wants to see more.
+            let work = move || self.rounds().try_for_each(|round| read.send(round));
+            let reader = thread::Builder::new().name("mlm_core reader".to_owned()).spawn_scoped(scope, work);
+            reader.map_err(|source| Error::thread("that reads a text".to_owned(), source))?;
+            see_each(rounds.into_iter(), progress, see)
+        })
+    }
+
+    /// So much of the text as the cores read at a time, and where it ends.
+    fn rounds(&self) -> impl Iterator<Item = Result<(u64, Vec<String>)>> {
+        let (mut blocks, mut end) = (self.blocks(), 0);
+        let mut round = move || -> Result<_> {
+            let round: Vec<Block<'_>> = blocks.by_ref().take(blocks_per_round()).collect::<Result<_>>()?;
+            end += round.iter().map(|block| block.bytes).sum::<u64>();
+            Ok((end, round.into_par_iter().map(|block| (block.read)()).collect::<Result<Vec<String>>>()?))
+        };
+        iter::from_fn(move || Some(round()).filter(|round| !matches!(round, Ok((_, texts)) if texts.is_empty())))
     }
 
     /// As [`Self::each_round`], with as much as the cores read in one: each sentence, or what it is cut into at spaces, where
@@ -99,6 +106,24 @@ impl dyn Sentences + '_ {
             }
         })
     }
+}
+
+fn see_each(
+    rounds: impl Iterator<Item = Result<(u64, Vec<String>)>>,
+    mut progress: ProgressLine,
+    mut see: impl FnMut(&[String]) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    progress.at(0)?;
+    for round in rounds {
+        let (end, texts) = round?;
+        if see(&texts)?.is_break() {
+            progress.end_early();
+            return Ok(());
+        }
+        progress.at(kilobytes(end))?;
+    }
+    progress.end();
+    Ok(())
 }
 
 fn kilobytes(bytes: u64) -> usize {
