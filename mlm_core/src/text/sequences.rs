@@ -140,17 +140,18 @@ impl Sequences {
 
     /// One sequence after the other.
     pub fn iter(&self) -> impl Iterator<Item = Result<Vec<u32>>> {
-        // Of some that were read from a file at once: all ids, and where each ends.
-        let (mut ids, mut ends) = (Vec::new(), Vec::new());
-        (0..self.len()).map(move |index| {
-            let Kept::OnDisk(files) = &*self.0 else { return self.get(index) };
-            let nth = index % AT_ONCE;
-            if nth == 0 {
-                files.read(index..files.len().min(index + AT_ONCE), &mut ids, &mut ends)?;
-            }
-            let start = nth.checked_sub(1).map_or(0, |before| ends[before]);
-            Ok(ids[start..ends[nth]].to_vec())
-        })
+        let mut in_order = self.in_order();
+        (0..self.len()).map(move |index| in_order.read(index).map(<[u32]>::to_vec))
+    }
+
+    /// As [`Self::iter`], for whoever wants to see all of many and keeps none.
+    pub(crate) fn each(&self, mut see: impl FnMut(&[u32])) -> Result<()> {
+        let mut in_order = self.in_order();
+        (0..self.len()).try_for_each(|index| in_order.read(index).map(&mut see))
+    }
+
+    fn in_order(&self) -> InOrder<'_> {
+        InOrder { kept: &self.0, ids: Vec::new(), ends: Vec::new() }
     }
 
     /// All sequences.
@@ -168,6 +169,33 @@ impl Sequences {
     /// Whether they are in files.
     pub(crate) fn are_on_disk(&self) -> bool {
         matches!(*self.0, Kept::OnDisk(_))
+    }
+}
+
+/// Sequences that are read from the first one on.
+struct InOrder<'a> {
+    kept: &'a Kept,
+    /// Of the last ones that were read, from a file some at once: all ids, and where each ends.
+    ids: Vec<u32>,
+    ends: Vec<usize>,
+}
+
+impl InOrder<'_> {
+    fn read(&mut self, index: usize) -> Result<&[u32]> {
+        let Self { kept, ids, ends } = self;
+        let files = match kept {
+            Kept::InMemory(flat) => {
+                flat.read(index, ids);
+                return Ok(ids);
+            }
+            Kept::OnDisk(files) => files,
+        };
+        let nth = index % AT_ONCE;
+        if nth == 0 {
+            files.read(index..files.len().min(index + AT_ONCE), ids, ends)?;
+        }
+        let start = nth.checked_sub(1).map_or(0, |before| ends[before]);
+        Ok(&ids[start..ends[nth]])
     }
 }
 

@@ -26,13 +26,12 @@ pub struct Texts {
 /// A digest of sequences of ids.
 pub(crate) fn fingerprint(sequences: &Sequences) -> Result<String> {
     let (mut digest, mut bytes) = (Sha256::new(), Vec::new());
-    for ids in sequences.iter() {
-        let ids = ids?;
+    sequences.each(|ids| {
         bytes.clear();
         // Lengths keep apart what was cut differently.
         let numbers = iter::once(ids.len() as u32).chain(ids.iter().copied());
         numbers.for_each(|number| bytes.extend(number.to_le_bytes()));
         digest.update(&bytes);
-    }
+    })?;
     Ok(hexadecimal(digest))
 }
