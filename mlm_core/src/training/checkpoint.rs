@@ -126,7 +126,7 @@ impl Checkpoint {
         }
         let Some(steps) = Self::latest_step(&folder)? else { return Ok(()) };
         let expected = "an empty folder or a new one (or resume, to go on with the training in this one)";
-        Err(Error::content(dir, "the folder", expected, format!("one with a training that has taken {steps} steps")))
+        Err(Error::content(dir, "the folder", expected, format!("one with a training of {steps} steps")))
     }
 
     fn load(path: &Path) -> Result<Self> {

@@ -79,7 +79,7 @@ fn a_large_text_is_read_once() {
     assert_eq!(fs::metadata(texts.join("texts.json")).unwrap().modified().unwrap(), kept, "it was made again");
     assert_eq!((again.train.coverage, &again.validation), (prepared.train.coverage, &prepared.validation));
     assert_eq!(open(&dir, &again, true).unwrap().step_number(), 1, "the plan is the same, to the last digest");
-    assert_says(&message(preparation(&path, 40).start(&dir)), &["run", "a training that has taken 1 steps", "resume"]);
+    assert_says(&message(preparation(&path, 40).start(&dir)), &["run", "a training of 1 steps", "resume"]);
 
     // What has been damaged is not trained on.
     let ids = fs::read(texts.join("train.ids")).unwrap();
