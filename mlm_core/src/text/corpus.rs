@@ -65,7 +65,7 @@ impl Corpus {
         let path = path.as_ref();
         let (files, mut read) = (TextFiles::open([path], Format::Text, layout)?, Vec::new());
         let files: &dyn Sentences = &files;
-        files.each_round(&format!("reading {}", path.display()), |texts| {
+        files.each_round(&format!("reading {}", path.display()), |texts, _| {
             read.extend(texts.iter().flat_map(|text| sentences(text)).map(str::to_owned));
             Ok(ControlFlow::Continue(()))
         })?;

@@ -62,7 +62,7 @@ fn key_of(sentence: &str, seed: u64) -> u128 {
 /// The keys of all distinct sentences in the order of their first copies; none, if there are too many.
 fn distinct(corpus: &dyn Sentences) -> Result<Option<Vec<u128>>> {
     let (mut seen, mut distinct) = (AHashSet::new(), Vec::new());
-    corpus.each_round("looking for copies", |texts| {
+    corpus.each_round("looking for copies", |texts, _| {
         let of_text = |text: &String| sentences(text).map(|sentence| key_of(sentence, 0)).collect();
         let keys: Vec<Vec<u128>> = texts.par_iter().map(of_text).collect();
         distinct.extend(keys.into_iter().flatten().filter(|&key| seen.insert(key)));

@@ -9,7 +9,7 @@ use std::thread;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::kernel::{ProgressLine, check_interrupt};
+use crate::kernel::ProgressLine;
 
 /// How much text a core reads at a time, in bytes: little enough for a look at the stop button after each round.
 pub(crate) const BLOCK: usize = 1 << 16;
@@ -47,6 +47,9 @@ pub struct Block<'a> {
     pub(crate) read: Box<dyn FnOnce() -> Result<String> + Send + 'a>,
 }
 
+/// Is told how many bytes of a round have been seen; an error where the call is to end.
+pub(crate) type At<'a> = dyn FnMut(usize) -> Result<()> + 'a;
+
 /// Pieces of sentences, each with the index of its sentence in the text, which one core reads.
 pub(crate) type Pieces<'a> = Vec<(usize, &'a str)>;
 
@@ -54,7 +57,11 @@ impl dyn Sentences + '_ {
     /// Reads the text on all cores, in rounds after each of which there is a look at the stop button, and gives what has been
     /// read, in order, until there is no more or somebody has enough. A line says how far `doing` that is. While one round is
     /// seen, the next one is read.
-    pub(crate) fn each_round(&self, doing: &str, see: impl FnMut(&[String]) -> Result<ControlFlow<()>>) -> Result<()> {
+    pub(crate) fn each_round(
+        &self,
+        doing: &str,
+        see: impl FnMut(&[String], &mut At<'_>) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
         let progress = ProgressLine::new(doing, kilobytes(self.bytes()), "kB");
         if self.bytes() <= BLOCK as u64 {
             return see_each(self.rounds(), progress, see);
@@ -90,15 +97,18 @@ impl dyn Sentences + '_ {
     ) -> Result<()> {
         let longest = if cut { LONG } else { usize::MAX };
         let mut before = 0;
-        self.each_round(doing, |texts| {
+        self.each_round(doing, |texts, at| {
             let (first, sentences) = (before, texts.iter().flat_map(|text| sentences(text)));
             let mut pieces = sentences.enumerate().flat_map(|(nth, sentence)| {
                 before = first + nth + 1;
                 pieces(sentence, longest).map(move |piece| (first + nth, piece))
             });
+            let mut seen = 0;
             loop {
-                check_interrupt()?;
+                // A sentence may be as long as a book.
+                at(seen)?;
                 let round = round(&mut pieces);
+                seen += round.iter().flatten().map(|(_, piece)| piece.len() + 1).sum::<usize>();
                 if round.is_empty() {
                     return Ok(ControlFlow::Continue(()));
                 }
@@ -111,16 +121,19 @@ impl dyn Sentences + '_ {
 fn see_each(
     rounds: impl Iterator<Item = Result<(u64, Vec<String>)>>,
     mut progress: ProgressLine,
-    mut see: impl FnMut(&[String]) -> Result<ControlFlow<()>>,
+    mut see: impl FnMut(&[String], &mut At<'_>) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
-    progress.at(0)?;
+    let mut start = 0;
     for round in rounds {
         let (end, texts) = round?;
-        if see(&texts)?.is_break() {
+        let bytes = texts.iter().map(String::len).sum::<usize>() as u64;
+        let mut at = |seen: usize| progress.at(kilobytes(start + (end - start) * seen as u64 / bytes.max(1)));
+        at(0)?;
+        if see(&texts, &mut at)?.is_break() {
             progress.end_early();
             return Ok(());
         }
-        progress.at(kilobytes(end))?;
+        start = end;
     }
     progress.end();
     Ok(())
