@@ -39,27 +39,34 @@ fn not_fetched(path: &Path) -> Error {
     Error::content(path, "the file", expected, "a Git LFS pointer to it")
 }
 
-/// A file of UTF-8 text, without a byte order mark; its lines end with a line feed. Text in other encodings, whose bytes happen
-/// to be UTF-8, is none.
+/// A file of UTF-8 text, without a byte order mark; its lines end with a line feed.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    let mut text = String::from_utf8(read(path)?).map_err(|error| {
-        let offset = error.utf8_error().valid_up_to();
-        let line = 1 + error.as_bytes()[..offset].iter().filter(|&&byte| byte == b'\n').count();
-        Error::Utf8 { path: path.to_owned(), offset, line }
-    })?;
+    let mut text = decode(path, read(path)?, 0, 0, b'\n')?;
     if text.starts_with('\u{feff}') {
         text.remove(0);
-    }
-    let of_others = [("\0", "a NUL, as UTF-16 has it"), ("\u{1b}$", "an escape sequence, as ISO-2022-JP has it")];
-    for (sign, actual) in of_others {
-        if let Some((before, _)) = text.split_once(sign) {
-            let line = format!("line {}", 1 + before.matches('\n').count());
-            return Err(Error::content(path, &line, "text in UTF-8 (save the file so)", actual));
-        }
     }
     // As old Macs wrote text. Elsewhere a carriage return is white space.
     if !text.contains('\n') {
         text = text.replace('\r', "\n");
+    }
+    Ok(text)
+}
+
+/// Bytes of a file as the UTF-8 text that they are to be, with so many bytes and lines before them. Text in other encodings,
+/// whose bytes happen to be UTF-8, is none.
+pub(crate) fn decode(path: &Path, bytes: Vec<u8>, offset: usize, lines: usize, line_end: u8) -> Result<String> {
+    let line = |before: &[u8]| 1 + lines + before.iter().filter(|&&byte| byte == line_end).count();
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let (offset, line) = (offset + valid, line(&error.as_bytes()[..valid]));
+        Error::Utf8 { path: path.to_owned(), offset, line }
+    })?;
+    let of_others = [("\0", "a NUL, as UTF-16 has it"), ("\u{1b}$", "an escape sequence, as ISO-2022-JP has it")];
+    for (sign, actual) in of_others {
+        if let Some(at) = text.find(sign) {
+            let line = format!("line {}", line(&text.as_bytes()[..at]));
+            return Err(Error::content(path, &line, "text in UTF-8 (save the file so)", actual));
+        }
     }
     Ok(text)
 }

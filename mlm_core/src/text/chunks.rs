@@ -87,10 +87,10 @@ impl<V> ChunkTable<V> {
 const SHARDS: usize = 256;
 
 /// How often each chunk of a text occurs, in some tables, none of which has a chunk of another.
-pub(crate) fn count(corpus: &dyn Sentences, doing: &str) -> Result<Vec<ChunkTable<usize>>> {
+pub(crate) fn count(corpus: &dyn Sentences) -> Result<Vec<ChunkTable<usize>>> {
     let shards: Vec<Mutex<ChunkTable<usize>>> = (0..SHARDS).map(|_| Mutex::default()).collect();
     let hasher = hasher();
-    corpus.each_round_of_pieces(doing, true, |round| {
+    corpus.each_round_of_pieces("counting words", true, |round| {
         round.par_iter().for_each(|pieces| {
             let mut counts: AHashMap<&str, usize> = AHashMap::new();
             pieces.iter().flat_map(|(_, text)| chunks(text)).for_each(|chunk| *counts.entry(chunk).or_default() += 1);
@@ -118,7 +118,7 @@ mod tests {
             (0..40_000).map(|i| format!("a b{} c{} ü{} {}", i % 7, i % 1000, i % 13, i / 3)).collect();
         let mut expected: BTreeMap<&str, usize> = BTreeMap::new();
         sentences.iter().flat_map(|text| text.split(' ')).for_each(|chunk| *expected.entry(chunk).or_default() += 1);
-        let tables = count(&Corpus::from_lines(&sentences).unwrap(), "counting").unwrap();
+        let tables = count(&Corpus::from_lines(&sentences).unwrap()).unwrap();
         let counts: Vec<(&str, usize)> =
             tables.iter().flat_map(|table| table.iter().map(|(chunk, &count)| (chunk, count))).collect();
         assert_eq!(counts.len(), expected.len(), "a chunk is in one table only");

@@ -122,8 +122,7 @@ impl Source for Corpus {
                 bytes >= BLOCK
             });
             let block = rest.split_off(..end.map_or(rest.len(), |last| last + 1))?;
-            let read =
-                move || Ok(block.iter().fold(String::with_capacity(bytes), |text, sentence| text + sentence + "\n"));
+            let read = move || Ok(block.join("\n") + "\n");
             (!block.is_empty()).then(|| Ok(Block { bytes: bytes as u64, read: Box::new(read) }))
         }))
     }

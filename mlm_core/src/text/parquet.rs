@@ -65,7 +65,7 @@ impl<'a> Open<'a> {
             self.file.check_unchanged()?;
             return Ok(None);
         }
-        let position = |row: usize| self.file.bytes() * row as u64 / self.rows.max(1) as u64;
+        let position = |row: usize| (u128::from(self.file.bytes()) * row as u128 / self.rows.max(1) as u128) as u64;
         let (file, bytes) = (self.file, position(self.done) - position(first));
         let read = move || {
             let refused = |error| Error::content(file.path(), &format!("rows from {first} on"), "text in UTF-8", error);

@@ -126,8 +126,11 @@ fn see_each(
     let mut start = 0;
     for round in rounds {
         let (end, texts) = round?;
-        let bytes = texts.iter().map(String::len).sum::<usize>() as u64;
-        let mut at = |seen: usize| progress.at(kilobytes(start + (end - start) * seen as u64 / bytes.max(1)));
+        let bytes = texts.iter().map(String::len).sum::<usize>();
+        let mut at = |seen: usize| {
+            let share = seen as f64 / bytes.max(1) as f64;
+            progress.at(kilobytes(start + ((end - start) as f64 * share) as u64))
+        };
         at(0)?;
         if see(&texts, &mut at)?.is_break() {
             progress.end_early();
@@ -169,7 +172,7 @@ fn round<'a>(pieces: &mut impl Iterator<Item = (usize, &'a str)>) -> Vec<Pieces<
 /// A sentence, cut at the first space after each `longest` bytes.
 pub(crate) fn pieces(sentence: &str, longest: usize) -> impl Iterator<Item = &str> {
     let mut rest = Some(sentence);
-    std::iter::from_fn(move || {
+    iter::from_fn(move || {
         let text = rest?;
         let space = text.as_bytes().iter().skip(longest).position(|&byte| byte == b' ').map(|at| longest + at);
         rest = space.map(|space| &text[space + 1..]);

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::files;
 
 /// The bytes of the end of a sequence.
 const END: usize = 8;
@@ -114,7 +115,7 @@ impl Part {
 }
 
 fn damaged(path: &Path, actual: &str) -> Error {
-    Error::content(path, "the file", "what was written into it (without it, it is made again)", actual)
+    Error::content(path, "the file", "what was written into it (without its folder, it is made again)", actual)
 }
 
 #[cfg(unix)]
@@ -148,7 +149,11 @@ pub(crate) struct SequenceFilesWriter {
 }
 
 impl SequenceFilesWriter {
+    /// Files of that name, and the folder for them.
     pub(crate) fn create(stem: &Path, width: Width) -> Result<Self> {
+        if let Some(folder) = stem.parent() {
+            files::create_folder(folder)?;
+        }
         let create = |path: &PathBuf| match File::create(path) {
             Ok(file) => Ok(BufWriter::new(file)),
             Err(source) => Err(Error::writing(path, source)),

@@ -81,7 +81,7 @@ impl Flat {
         self.ends.push(self.ids.len());
     }
 
-    /// The sequence with that index, if there are so many, in place of what is in `sequence`.
+    /// A sequence that is there, in place of what is in `sequence`.
     fn read(&self, index: usize, sequence: &mut Vec<u32>) {
         let (start, end) = (index.checked_sub(1).map_or(0, |before| self.ends[before]), self.ends[index]);
         sequence.clear();

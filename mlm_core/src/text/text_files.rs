@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use unicode_segmentation::UnicodeSegmentation;
 
 use crate::error::{Error, Result};
+use crate::files;
 use crate::text::held_out::HeldOut;
 #[cfg(feature = "cli")]
 use crate::text::parquet;
@@ -21,12 +22,13 @@ const MUCH: usize = 1 << 20;
 
 /// How a text file is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Layout {
-    /// One sentence a line; blank lines are skipped.
+    /// One sentence a line; blank lines are skipped
     Lines,
     /// Running text whose lines may break anywhere: a blank line ends a paragraph, and each paragraph is split
     /// into sentences by the rules of Unicode (UAX #29). These hold for all languages and know no abbreviations: a sentence
-    /// ends after the `Dr.` of a name.
+    /// ends after the `Dr.` of a name
     Prose,
 }
 
@@ -177,7 +179,7 @@ impl Source for TextFiles {
     }
 
     fn bytes(&self) -> u64 {
-        self.times as u64 * self.files.iter().map(TextFile::bytes).sum::<u64>()
+        self.files.iter().map(TextFile::bytes).sum::<u64>().saturating_mul(self.times as u64)
     }
 }
 
@@ -289,24 +291,26 @@ struct PartOfFile<'a> {
 impl PartOfFile<'_> {
     /// The sentences of these bytes.
     fn sentences(&self, bytes: Vec<u8>) -> Result<String> {
-        let (text, line_end) = (self.decode(bytes)?, char::from(self.line_end));
-        let text = if self.offset == 0 { text.strip_prefix('\u{feff}').unwrap_or(&text) } else { &text };
+        let Self { text: of, file, offset, lines, line_end } = *self;
+        let text = files::decode(file.path(), bytes, offset, lines, line_end)?;
+        let line_end = char::from(line_end);
+        let text = if offset == 0 { text.strip_prefix('\u{feff}').unwrap_or(&text) } else { &text };
         let mut sentences = String::with_capacity(text.len() + 1);
-        let Format::JsonLines { field } = &self.text.format else {
-            self.text.push(text, line_end, &mut sentences);
+        let Format::JsonLines { field } = &of.format else {
+            of.push(text, line_end, &mut sentences);
             return Ok(sentences);
         };
-        for (line, record) in (self.lines + 1..).zip(text.split(line_end)) {
+        for (line, record) in (lines + 1..).zip(text.split(line_end)) {
             let refused = |actual: &dyn fmt::Display| {
                 let expected = format!("a JSON object with a string in its field {field:?} (--field)");
-                Error::content(self.file.path(), &format!("line {line}"), expected, actual)
+                Error::content(file.path(), &format!("line {line}"), expected, actual)
             };
             if record.trim().is_empty() {
                 continue;
             }
             match serde_json::from_str(record).map_err(|error| refused(&error))? {
                 Value::Object(fields) => match fields.get(field) {
-                    Some(Value::String(text)) => self.text.push(text, '\n', &mut sentences),
+                    Some(Value::String(text)) => of.push(text, '\n', &mut sentences),
                     Some(Value::Null) => {}
                     Some(other) => return Err(refused(&format!("{other} in it"))),
                     None => return Err(refused(&format!("one with the fields {}", names(&fields)))),
@@ -315,24 +319,5 @@ impl PartOfFile<'_> {
             }
         }
         Ok(sentences)
-    }
-
-    /// Text in other encodings, whose bytes happen to be UTF-8, is none.
-    fn decode(&self, bytes: Vec<u8>) -> Result<String> {
-        let path = self.file.path();
-        let line = |before: &[u8]| 1 + self.lines + before.iter().filter(|&&byte| byte == self.line_end).count();
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let valid = error.utf8_error().valid_up_to();
-            let (offset, line) = (self.offset + valid, line(&error.as_bytes()[..valid]));
-            Error::Utf8 { path: path.to_owned(), offset, line }
-        })?;
-        let of_others = [("\0", "a NUL, as UTF-16 has it"), ("\u{1b}$", "an escape sequence, as ISO-2022-JP has it")];
-        for (sign, actual) in of_others {
-            if let Some(at) = text.find(sign) {
-                let line = format!("line {}", line(&text.as_bytes()[..at]));
-                return Err(Error::content(path, &line, "text in UTF-8 (save the file so)", actual));
-            }
-        }
-        Ok(text)
     }
 }

@@ -53,7 +53,7 @@ impl Tokenizer {
             return Err(Error::argument("vocab", expected, vocab));
         }
         let normalizer = config.normalizer();
-        let chunks = chunks::count(corpus, "counting words")?;
+        let chunks = chunks::count(corpus)?;
         let (mut counts, too_long) = count_words(chunks, &normalizer, max_word_length)?;
         if counts.is_empty() {
             let expected = format!(

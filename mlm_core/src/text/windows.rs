@@ -30,10 +30,11 @@ pub struct EncodedCorpus {
 
 /// How sentences become sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Packing {
-    /// See [`Tokenizer::encode_corpus`].
+    /// A sequence is a sentence, or a part of one that is too long, see [`Tokenizer::encode_corpus`]
     Sentences,
-    /// See [`Tokenizer::encode_windows`].
+    /// A sequence is as many words as it can hold, across the ends of sentences, see [`Tokenizer::encode_windows`]
     Windows,
 }
 

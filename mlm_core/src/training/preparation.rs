@@ -144,15 +144,13 @@ impl Preparation {
         }
         match fs::remove_dir_all(&place) {
             Err(source) if source.kind() != ErrorKind::NotFound => return Err(Error::writing(&place, source)),
-            _ => files::create_folder(&place)?,
+            _ => {}
         }
         let prepared = self.make(&place).inspect_err(|_| {
             // Of no use to anybody; and when it cannot be removed, what came first is what matters.
             let _ = fs::remove_dir_all(&place);
         })?;
-        if !prepared.train.sequences.are_on_disk() {
-            fs::remove_dir(&place).map_err(|source| Error::writing(&place, source))?;
-        } else if let Some(made_of) = made_of {
+        if let Some(made_of) = made_of.filter(|_| prepared.train.sequences.are_on_disk()) {
             let PreparedTexts { tokenizer, train, validation } = &prepared;
             tokenizer.save(place.join(TOKENIZER))?;
             let kept = Kept { made_of, train: Counts::of(train), validation: Counts::of(validation) };

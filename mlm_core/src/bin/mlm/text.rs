@@ -21,11 +21,11 @@ pub(crate) struct Text {
     #[arg(long, default_value = "text", value_name = "NAME")]
     field: String,
     /// Where sentences end
-    #[arg(long, value_enum, default_value_t = Split::Lines)]
-    split: Split,
+    #[arg(long, value_enum, default_value_t = Layout::Lines)]
+    split: Layout,
     /// What a sequence is
-    #[arg(long, value_enum, default_value_t = Pack::Sentences)]
-    packing: Pack,
+    #[arg(long, value_enum, default_value_t = Packing::Sentences)]
+    packing: Packing,
     /// Split and packing in one
     #[arg(long, value_enum, conflicts_with_all = ["split", "packing"])]
     layout: Option<Form>,
@@ -39,22 +39,6 @@ enum FileFormat {
     JsonLines,
     /// Apache Parquet; .parquet
     Parquet,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Split {
-    /// At the end of each line
-    Lines,
-    /// Where Unicode ends them in running text, whose paragraphs blank lines end
-    Prose,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Pack {
-    /// A sentence; several, where it is too long
-    Sentences,
-    /// As many words as it can hold, across the ends of sentences
-    Windows,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -101,18 +85,15 @@ impl Text {
             FileFormat::JsonLines => Format::JsonLines { field },
             FileFormat::Parquet => Format::Parquet { column: field },
         };
-        let (split, _) = self.layout();
-        let layout = if split == Split::Lines { Layout::Lines } else { Layout::Prose };
-        Ok(TextFiles::open(&self.corpus, format, layout)?)
+        Ok(TextFiles::open(&self.corpus, format, self.layout().0)?)
     }
 
-    fn layout(&self) -> (Split, Packing) {
+    fn layout(&self) -> (Layout, Packing) {
         match self.layout {
-            None if self.packing == Pack::Windows => (self.split, Packing::Windows),
-            None => (self.split, Packing::Sentences),
-            Some(Form::Lines) => (Split::Lines, Packing::Sentences),
-            Some(Form::Prose) => (Split::Prose, Packing::Sentences),
-            Some(Form::Windows) => (Split::Prose, Packing::Windows),
+            None => (self.split, self.packing),
+            Some(Form::Lines) => (Layout::Lines, Packing::Sentences),
+            Some(Form::Prose) => (Layout::Prose, Packing::Sentences),
+            Some(Form::Windows) => (Layout::Prose, Packing::Windows),
         }
     }
 
