@@ -14,7 +14,7 @@ from jupyter_client.session import Session
 
 from cells import LAG
 from library import LONGEST_LINE
-from outbox import FULL
+from outbox import FULL, JOINED
 from proxy import COMPILING, ENDED, NOT_LISTENING, PATIENCE, PAUSE, Proxy
 from stand_ins import SECONDS, Kernel, Library
 
@@ -183,6 +183,7 @@ def test_what_a_cell_prints_is_joined_in_its_order_with_all_else(ends):
     library = Library(proxy)
     client.execute("prints()")
     message = kernel.take()
+    begun = time.monotonic()
     for name, lines in (("stdout", 3000), ("stderr", 2), ("stdout", 1)):
         for line in range(lines):
             kernel.publish(message, "stream", name=name, text=f"{name} {line}\n")
@@ -201,12 +202,13 @@ def test_what_a_cell_prints_is_joined_in_its_order_with_all_else(ends):
     assert order == ["stdout", "stderr", "stdout", None, "stdout"]
     assert texts[1] == "".join(f"stdout {line}\n" for line in range(3000)) and texts[5] == "x" * 200_000 + "\n"
     assert texts[2] + texts[3] == "stderr 0\nstderr 1\nstdout 0\n"
-    assert len(messages) < 30
+    # One for each time that text is joined for, and those of the long line: a busy machine takes longer.
+    assert len(messages) < 20 + (time.monotonic() - begun) / JOINED
     # What is printed slowly is not held back.
     client.execute("slow()")
     message = kernel.take()
     kernel.publish(message, "stream", name="stdout", text="now\n")
-    (stream,) = published(client, "stream", seconds=1)
+    (stream,) = published(client, "stream")
     assert stream["content"]["text"] == "now\n"
 
 
