@@ -45,11 +45,15 @@ fn batch(lengths: &[usize], rng: &mut StdRng) -> Batch {
 fn a_step_takes_no_memory_whatever_the_batch() {
     let _counting = COUNTING.lock();
     let mut rng = StdRng::seed_from_u64(0);
-    let config = ModelConfig { hidden_dropout: 0.1, attention_dropout: 0.1, ..ModelConfig::new(50) };
-    let params = Params::init(&config, &mut rng).unwrap();
-    for (threads, precision) in [(1, Precision::F32), (2, Precision::F32), (3, Precision::F32), (2, Precision::Bf16)] {
+    // A small model, of which each thread has a copy, and a large one.
+    let models = [50, 8_000].map(|vocab| {
+        let config = ModelConfig { hidden_dropout: 0.1, attention_dropout: 0.1, ..ModelConfig::new(vocab) };
+        Params::init(&config, &mut rng).unwrap()
+    });
+    let how = [(1, Precision::F32), (2, Precision::F32), (3, Precision::F32), (2, Precision::Bf16)];
+    for (params, (threads, precision)) in models.iter().flat_map(|params| how.map(|how| (params, how))) {
         let mut engine =
-            Engine::with_config(&params, EngineConfig { threads, precision, ..EngineConfig::default() }).unwrap();
+            Engine::with_config(params, EngineConfig { threads, precision, ..EngineConfig::default() }).unwrap();
         let mut gradients = Gradients::zeros(&engine).unwrap();
         let mut optimizer = AdamW::new(&engine, AdamWConfig::default()).unwrap();
         let mut step = |engine: &mut Engine, batch: &Batch| {

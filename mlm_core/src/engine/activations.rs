@@ -1,11 +1,9 @@
-//! What a forward pass leaves behind for the way back, and room to work in: buffers that take memory when a larger batch
-//! than ever before comes, and keep it.
+//! What a forward pass leaves behind for the way back, and what the way back through a block leaves behind for the gradients
+//! of its weights: buffers that take memory when a larger batch than ever before comes, and keep it.
 
 use crate::engine::attention;
 use crate::engine::buffer::Buffer;
-use crate::engine::config::Precision;
 use crate::engine::factors::Panels;
-use crate::engine::linear::Room;
 use crate::engine::share::Size;
 use crate::model::config::ModelConfig;
 
@@ -54,14 +52,15 @@ pub(crate) struct Activations {
     pub(crate) scratch: Scratch,
 }
 
-/// What nobody needs after the operation that it is for.
+/// What nobody needs once the way back has left a block and its weights have their gradients.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scratch {
-    pub(crate) linear: Room,
     pub(crate) attention: attention::Scratch,
-    /// Gradients `[tokens, d_model]`: of hidden states, of a block's output, of contexts, of queries.
+    /// Gradients `[tokens, d_model]`: of hidden states, of the feed-forward block's output and the attention block's before
+    /// the sums, of contexts, of queries.
     pub(crate) dhidden: Buffer,
     pub(crate) doutput: Buffer,
+    pub(crate) dattention: Buffer,
     pub(crate) dcontext: Buffer,
     pub(crate) dqueries: Buffer,
     /// `[tokens, 2 d_model]`
@@ -70,38 +69,23 @@ pub(crate) struct Scratch {
     pub(crate) dactivated: Buffer,
     /// `[masked, d_model]`
     pub(crate) dtransformed: Buffer,
+    /// Of weights and biases of a block's LayerNorms, the share's part `[2 d_model]` each.
+    pub(crate) dnorms: [Buffer; 2],
 }
 
 impl Activations {
-    /// For linear layers in this precision.
-    pub(crate) fn new(config: &ModelConfig, precision: Precision) -> Self {
+    pub(crate) fn new(config: &ModelConfig) -> Self {
         let hidden = vec![Buffer::default(); config.layers + 1];
         let layers = vec![LayerActivations::default(); config.layers];
-        let scratch = Scratch { linear: Room::new(precision), ..Scratch::default() };
-        Self { hidden, layers, scratch, ..Self::default() }
+        Self { hidden, layers, ..Self::default() }
     }
 
-    /// How many numbers a share of a batch needs beyond those that there is memory for.
-    pub(crate) fn missing(&mut self, config: &ModelConfig, size: Size) -> usize {
-        let missing = |(buffer, numbers): (&mut Buffer, usize)| numbers.saturating_sub(buffer.capacity());
-        self.buffers(config, size).map(missing).fold(0, usize::saturating_add)
-    }
-
-    /// Gives every buffer the length that a share of a batch needs. Memory is taken where that is larger than ever before.
-    pub(crate) fn fit(&mut self, config: &ModelConfig, size: Size) {
-        for (buffer, numbers) in self.buffers(config, size) {
-            // A quarter more than needed: how many tokens are masked is a matter of luck.
-            buffer.fit(numbers, numbers + numbers / 4);
-        }
-    }
-
-    /// All buffers and the lengths that they need.
-    fn buffers(&mut self, config: &ModelConfig, size: Size) -> impl Iterator<Item = (&mut Buffer, usize)> {
+    /// All buffers and the lengths that a share of a batch needs them to have.
+    pub(crate) fn buffers(&mut self, config: &ModelConfig, size: Size) -> impl Iterator<Item = (&mut Buffer, usize)> {
         let Size { tokens, masked, pairs, asked, asked_pairs, longest } = size;
         let ModelConfig { d_model, d_ff, heads, .. } = *config;
         let rows = tokens.saturating_mul(d_model);
         let masked_rows = masked.saturating_mul(d_model);
-        let widest_input = d_ff.max(d_model);
         // Keys of a sequence or its scores.
         let of_attention = Panels::room(longest.max(config.head_dim()), longest.max(config.head_dim()));
         let Self {
@@ -114,7 +98,18 @@ impl Activations {
             transformed,
             logits,
             scratch:
-                Scratch { linear, attention, dhidden, doutput, dcontext, dqueries, dkeys_values, dactivated, dtransformed },
+                Scratch {
+                    attention,
+                    dhidden,
+                    doutput,
+                    dattention,
+                    dcontext,
+                    dqueries,
+                    dkeys_values,
+                    dactivated,
+                    dtransformed,
+                    dnorms: [dnorm, dnorm_after],
+                },
         } = self;
         let last = config.layers;
         let layers = layers.iter_mut().enumerate().flat_map(move |(nth, layer)| {
@@ -148,16 +143,18 @@ impl Activations {
             (logits, masked.saturating_mul(config.vocab)),
             (dhidden, rows),
             (doutput, rows),
+            (dattention, rows),
             (dcontext, rows),
             (dqueries, rows),
             (dkeys_values, rows.saturating_mul(2)),
             (dactivated, tokens.saturating_mul(d_ff)),
             (dtransformed, masked_rows),
+            (dnorm, 2 * d_model),
+            (dnorm_after, 2 * d_model),
             (attention.panels.buffer(), of_attention),
             (&mut attention.dropped, longest.saturating_mul(longest)),
             (&mut attention.scores, longest.saturating_mul(longest)),
         ];
-        let linear = linear.buffers(tokens, widest_input, widest_input.max(config.vocab));
-        hidden.chain(layers).chain(others).chain(linear)
+        hidden.chain(layers).chain(others)
     }
 }

@@ -39,10 +39,11 @@ pub(crate) fn multiply(
     }
 }
 
-/// `target = left right`, a chunk of the sum's products at a time.
+/// `target = start + left right`, a chunk of the sum's products at a time.
 pub(crate) fn multiply_deep(
     left: Matrix<'_>,
     right: Matrix<'_>,
+    start: Start<'_>,
     target: Target<'_>,
     panels: &mut Panels,
     room: &mut Buffer,
@@ -51,7 +52,7 @@ pub(crate) fn multiply_deep(
     let left = left.transposed();
     // Once at least: the sum of no products is zero.
     for first in (0..right.rows.max(1)).step_by(CHUNK) {
-        let start = if first == 0 { Start::Zero } else { Start::Target };
+        let start = if first == 0 { start } else { Start::Target };
         pack(right.rows_from(first, CHUNK), panels, room);
         let pairs = pair(left.rows_from(first, CHUNK).transposed(), room);
         matmul::multiply(pairs, panels.filled(), start, Target::new(values, row_step));
@@ -60,10 +61,14 @@ pub(crate) fn multiply_deep(
 
 /// Copies a right factor into panels, in pairs.
 pub(crate) fn pack(right: Matrix<'_>, panels: &mut Panels, room: &mut Buffer) {
-    let columns = right.transposed();
     for (first, panel) in panels.panels_mut(right.rows.div_ceil(2), right.columns) {
-        copy(pair(columns.rows_from(first, WIDTH), room).transposed(), panel);
+        pack_panel(right.columns_from(first, WIDTH), panel, room);
     }
+}
+
+/// Copies at most [`WIDTH`] columns into one panel, in pairs.
+pub(crate) fn pack_panel(columns: Matrix<'_>, panel: &mut [[u32; WIDTH]], room: &mut Buffer) {
+    copy(pair(columns.transposed(), room).transposed(), panel);
 }
 
 /// The pairs of neighbours in each row, the last with a zero where there is none.
@@ -205,7 +210,7 @@ mod tests {
             let y = numbers(&mut rng, rows * columns);
             let mut product = vec![f32::NAN; depth * columns];
             let (left, right) = (left.transposed(), Matrix::part(&y, rows, columns, columns));
-            multiply_deep(left, right, Target::new(&mut product, columns), &mut panels, &mut room);
+            multiply_deep(left, right, Start::Zero, Target::new(&mut product, columns), &mut panels, &mut room);
             for (at, &value) in product.iter().enumerate() {
                 let (row, column) = (at / columns, at % columns);
                 let products = (0..rows).map(|k| rounded(x[k * depth + row]) * rounded(y[k * columns + column]));

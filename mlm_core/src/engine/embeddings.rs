@@ -7,6 +7,8 @@
 //! Backward adds dx_t to the same three rows: a row that is used often gathers many gradients. The word rows may already
 //! hold a gradient, that of the decoder, which has the same weights.
 
+use std::ops::Range;
+
 use crate::engine::vector;
 
 /// The three tables `[vocab, d_model]`, `[max_len, d_model]`, `[token_types, d_model]`.
@@ -15,14 +17,6 @@ pub(crate) struct Tables<'a> {
     pub(crate) word: &'a [f32],
     pub(crate) position: &'a [f32],
     pub(crate) token_type: &'a [f32],
-}
-
-/// The gradients of the three tables.
-#[derive(Debug)]
-pub(crate) struct TableGradients<'a> {
-    pub(crate) word: &'a mut [f32],
-    pub(crate) position: &'a mut [f32],
-    pub(crate) token_type: &'a mut [f32],
 }
 
 /// `tokens` pairs each id with its position in its sequence.
@@ -37,18 +31,19 @@ pub(crate) fn forward(tokens: impl Iterator<Item = (u32, usize)>, tables: Tables
     }
 }
 
-/// Adds dx to the gradients of the rows that it came from.
+/// Adds dx to the gradients of the rows of one table that it came from, as far as they are among the `numbers` of the table
+/// that `gradients` are for: whole rows.
 pub(crate) fn backward(
-    tokens: impl Iterator<Item = (u32, usize)>,
+    rows: impl Iterator<Item = usize>,
     dx: &[f32],
     columns: usize,
-    gradients: TableGradients<'_>,
+    numbers: Range<usize>,
+    gradients: &mut [f32],
 ) {
-    let TableGradients { word, position: positions, token_type } = gradients;
-    for ((id, position), dx) in tokens.zip(dx.chunks_exact(columns)) {
-        vector::add(&mut word[id as usize * columns..][..columns], dx);
-        vector::add(&mut positions[position * columns..][..columns], dx);
-        vector::add(&mut token_type[..columns], dx);
+    for (row, dx) in rows.zip(dx.chunks_exact(columns)) {
+        if let Some(at) = (row * columns).checked_sub(numbers.start).filter(|&at| at < numbers.len()) {
+            vector::add(&mut gradients[at..][..columns], dx);
+        }
     }
 }
 
@@ -68,10 +63,18 @@ mod tests {
             let (position, token_type) = rest.split_at(SIZES[1] * columns);
             let mut x = vec![0.0; tokens.len() * columns];
             forward(tokens.into_iter(), Tables { word, position, token_type }, columns, &mut x);
-            let [mut word, mut position, mut token_type] = SIZES.map(|rows| vec![0.0; rows * columns]);
-            let gradients = TableGradients { word: &mut word, position: &mut position, token_type: &mut token_type };
-            backward(tokens.into_iter(), &dx[..x.len()], columns, gradients);
-            (x, [word, position, token_type].concat())
+            let rows = |of: fn((u32, usize)) -> usize| tokens.into_iter().map(of);
+            let tables = [rows(|(id, _)| id as usize), rows(|(_, position)| position), rows(|_| 0)];
+            let gradients = tables.into_iter().zip(SIZES).flat_map(|(rows, size)| {
+                let mut gradient = vec![0.0; size * columns];
+                // A part of each table after the other.
+                let (first, second) = gradient.split_at_mut(columns);
+                backward(rows.clone(), &dx[..x.len()], columns, 0..columns, first);
+                backward(rows, &dx[..x.len()], columns, columns..size * columns, second);
+                gradient
+            });
+            let gradients = gradients.collect();
+            (x, gradients)
         });
     }
 }

@@ -76,7 +76,7 @@ impl<'a, T> Matrix<'a, T> {
     }
 
     /// Whether tiles can read it as a right factor as it lies: in whole vectors, and rows not too far apart.
-    fn is_fit(&self) -> bool {
+    pub(crate) fn is_fit(&self) -> bool {
         let even = |count: usize| count.is_multiple_of(WIDTH / 2);
         self.column_step == 1 && even(self.columns) && even(self.row_step) && self.row_step <= FARTHEST
     }

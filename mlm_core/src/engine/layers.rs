@@ -1,9 +1,13 @@
 //! Where each layer's weights lie in the flat buffer of [`Params`], and their copies for the products.
 
+use std::iter;
 use std::ops::Range;
 
+use smallvec::{SmallVec, smallvec};
+
+use crate::engine::config::Precision;
 use crate::engine::factors::Matrix;
-use crate::engine::linear::{PackedWeight, Room};
+use crate::engine::linear::{PackedWeight, Panel};
 use crate::error::Result;
 use crate::model::names::{self, LayerNames};
 use crate::model::params::Params;
@@ -15,6 +19,30 @@ pub(crate) struct Linear {
     pub(crate) bias: Range<usize>,
     pub(crate) from: usize,
     pub(crate) packed: PackedWeight,
+}
+
+/// A part of the model that the way back goes through at once. Its weights lie side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Block {
+    Embeddings,
+    Layer(usize),
+    /// With the decoder's bias; its weight is the words'.
+    Head,
+}
+
+impl Block {
+    /// All blocks, as the way back meets them.
+    pub(crate) fn back(layers: usize) -> impl Iterator<Item = Block> {
+        iter::once(Block::Head).chain((0..layers).rev().map(Block::Layer)).chain([Block::Embeddings])
+    }
+}
+
+/// The weights of an engine, or a thread's copy of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weights<'a> {
+    /// Their numbers, one after the other.
+    pub(crate) values: &'a [f32],
+    pub(crate) layers: &'a Layers,
 }
 
 impl Linear {
@@ -99,15 +127,104 @@ impl Layers {
         })
     }
 
-    /// Copies all matrices for the products, as the weights are now.
-    pub(crate) fn pack(&mut self, weights: &[f32], room: &mut Room) {
+    /// Where the weights of a block lie.
+    pub(crate) fn range(&self, block: Block) -> Range<usize> {
+        match block {
+            Block::Embeddings => self.word.start..self.embeddings_norm.bias.end,
+            Block::Layer(nth) => self.layers[nth].query.weight.start..self.layers[nth].output_norm.bias.end,
+            Block::Head => self.transform.weight.start..self.decoder.bias.end,
+        }
+    }
+
+    /// Cuts the weights of a block into parts for threads, between rows of its matrices: gives the end of each part. What their
+    /// gradients take, products for each row of the batch that a matrix is applied to, is about as much for each part.
+    pub(crate) fn split(
+        &self,
+        block: Block,
+        threads: usize,
+        tokens: usize,
+        masked: usize,
+    ) -> impl Iterator<Item = usize> {
+        /// Rows that stay together: those of tiles, and numbers of a line.
+        const TOGETHER: usize = 16;
+        let of = |linear: &Linear, rows: usize| (linear.weight.clone(), linear.from, rows);
+        let matrices: SmallVec<[_; 6]> = match block {
+            Block::Embeddings => smallvec![of(&self.decoder, masked)],
+            Block::Layer(nth) => {
+                let Layer { query, key_value: [key, value], attention_output, intermediate, output, .. } =
+                    &self.layers[nth];
+                let asked = if nth + 1 == self.layers.len() { masked } else { tokens };
+                let attention = [of(query, asked), of(key, tokens), of(value, tokens), of(attention_output, asked)];
+                attention.into_iter().chain([of(intermediate, asked), of(output, asked)]).collect()
+            }
+            Block::Head => smallvec![of(&self.transform, masked), (self.decoder.bias.clone(), 1, masked)],
+        };
+        let end = self.range(block).end;
+        let products = |(matrix, _, rows): &(Range<usize>, usize, usize)| matrix.len() as u64 * *rows as u64;
+        let all: u64 = matrices.iter().map(products).sum();
+        (1..=threads as u64).map(move |nth| {
+            let mut before = all * nth / threads as u64;
+            for matrix @ (numbers, columns, rows) in &matrices {
+                if before < products(matrix) {
+                    let together = TOGETHER * columns;
+                    return numbers.start + (before / *rows as u64) as usize / together * together;
+                }
+                before -= products(matrix);
+            }
+            end
+        })
+    }
+
+    /// The panels of all matrices' copies for the products, to be filled when the weights have changed.
+    pub(crate) fn panels<'a>(
+        &'a mut self,
+        weights: &'a [f32],
+        precision: Precision,
+    ) -> impl Iterator<Item = Panel<'a>> {
         let layers = self.layers.iter_mut().flat_map(|layer| {
             let others = [&mut layer.query, &mut layer.attention_output, &mut layer.intermediate, &mut layer.output];
             layer.key_value.iter_mut().chain(others)
         });
-        for linear in layers.chain([&mut self.transform, &mut self.decoder]) {
-            let matrix = linear.matrix(weights);
-            linear.packed.pack(matrix, room);
+        layers.chain([&mut self.transform, &mut self.decoder]).flat_map(move |linear| {
+            let matrix = Matrix::new(&weights[linear.weight.clone()], linear.from);
+            linear.packed.panels(matrix, precision)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::ModelConfig;
+
+    /// Every weight is in one block, and in one part of it, which no row of a matrix is cut by.
+    #[test]
+    fn blocks_are_cut_between_rows_into_parts_of_the_same_work() {
+        let config = ModelConfig { d_model: 48, d_ff: 100, layers: 3, ..ModelConfig::new(500) };
+        let params = Params::zeros(&config).unwrap();
+        let layers = Layers::new(&params).unwrap();
+        let (tokens, masked) = (1000, 150);
+        let mut covered: Vec<Range<usize>> = Block::back(3).map(|block| layers.range(block)).collect();
+        covered.sort_by_key(|range| range.start);
+        assert_eq!((covered[0].start, covered[4].end), (0, params.len()));
+        assert!(covered.windows(2).all(|pair| pair[0].end == pair[1].start), "{covered:?}");
+        for block in Block::back(3) {
+            let range = layers.range(block);
+            for threads in 1..40 {
+                let ends: Vec<usize> = layers.split(block, threads, tokens, masked).collect();
+                assert_eq!((ends.len(), ends[threads - 1]), (threads, range.end));
+                assert!(ends[0] >= range.start && ends.is_sorted(), "{block:?}, {threads} threads: {ends:?}");
+                for entry in params.table().entries().iter().filter(|entry| entry.shape.len() == 2) {
+                    for end in ends.iter().filter(|&&end| entry.range.contains(&end)) {
+                        assert_eq!((end - entry.range.start) % entry.shape[1], 0, "{} is cut at {end}", entry.name);
+                    }
+                }
+            }
         }
+        // In the last layer, keys and values have more rows than all else: of two halves the first ends before the values do.
+        let ends: Vec<usize> = layers.split(Block::Layer(2), 2, tokens, masked).collect();
+        assert!(layers.layers[2].key_value[1].weight.contains(&ends[0]), "{ends:?}");
+        let ends: Vec<usize> = layers.split(Block::Layer(0), 2, tokens, masked).collect();
+        assert!(layers.layers[0].intermediate.weight.contains(&ends[0]), "{ends:?}");
     }
 }

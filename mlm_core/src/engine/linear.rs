@@ -14,13 +14,14 @@
 //!
 //! The decoder is a linear layer too, whose W are the word embeddings.
 
-use pulp::{Simd, with_simd};
+use pulp::{Simd, bytemuck, with_simd};
 
 use crate::engine::buffer::Buffer;
 use crate::engine::config::Precision;
-use crate::engine::factors::{Matrix, Panels};
+use crate::engine::factors::{Matrix, Panels, WIDTH, copy};
 use crate::engine::matmul::{Start, Target, multiply};
 use crate::engine::{bf16, gemm, vector};
+use crate::model::config::ModelConfig;
 use crate::vectors::arch;
 
 /// Room to work in, and in which precision to multiply there.
@@ -38,12 +39,12 @@ impl Room {
         Self { precision, ..Self::default() }
     }
 
-    /// Its buffers, and the lengths that they need for `tokens` rows of at most `input` numbers, for layers of at most
-    /// `widest` inputs or outputs.
-    pub(crate) fn buffers(&mut self, tokens: usize, input: usize, widest: usize) -> [(&mut Buffer, usize); 2] {
+    /// Its buffers, and the lengths that a share of so many tokens needs them to have.
+    pub(crate) fn buffers(&mut self, config: &ModelConfig, tokens: usize) -> [(&mut Buffer, usize); 2] {
+        let input = config.d_ff.max(config.d_model);
         let (panels, pairs) = match self.precision {
             Precision::F32 => (Panels::room(tokens, input), 0),
-            Precision::Bf16 => (Panels::room(bf16::CHUNK / 2, input), bf16::room(widest)),
+            Precision::Bf16 => (Panels::room(bf16::CHUNK / 2, input), bf16::room(input.max(config.vocab))),
         };
         [(self.panels.buffer(), panels), (&mut self.pairs, pairs)]
     }
@@ -58,19 +59,38 @@ pub(crate) struct PackedWeight {
     plain: Panels,
 }
 
+/// A panel of such a copy, to be filled.
+#[derive(Debug)]
+pub(crate) struct Panel<'a> {
+    /// Its columns of the weight, or of the transposed one.
+    from: Matrix<'a>,
+    to: &'a mut [[f32; WIDTH]],
+}
+
 impl PackedWeight {
-    /// Copies a weight `[to, from]`.
-    pub(crate) fn pack(&mut self, weight: Matrix<'_>, room: &mut Room) {
-        let Self { transposed, plain } = self;
+    /// The panels of the copies of a weight `[to, from]`, in this precision.
+    pub(crate) fn panels<'a>(
+        &'a mut self,
+        weight: Matrix<'a>,
+        precision: Precision,
+    ) -> impl Iterator<Item = Panel<'a>> {
+        let copies = [(&mut self.transposed, weight.transposed()), (&mut self.plain, weight)];
+        copies.into_iter().flat_map(move |(panels, factor)| {
+            let (needed, depth) = match precision {
+                Precision::F32 => (!factor.is_fit(), factor.rows),
+                Precision::Bf16 => (true, factor.rows.div_ceil(2)),
+            };
+            let panels = needed.then(|| panels.panels_mut(depth, factor.columns));
+            panels.into_iter().flatten().map(move |(first, to)| Panel { from: factor.columns_from(first, WIDTH), to })
+        })
+    }
+}
+
+impl Panel<'_> {
+    pub(crate) fn fill(self, room: &mut Room) {
         match room.precision {
-            Precision::F32 => {
-                transposed.pack(weight.transposed());
-                plain.pack(weight);
-            }
-            Precision::Bf16 => {
-                bf16::pack(weight.transposed(), transposed, &mut room.pairs);
-                bf16::pack(weight, plain, &mut room.pairs);
-            }
+            Precision::F32 => copy(self.from, self.to),
+            Precision::Bf16 => bf16::pack_panel(self.from, bytemuck::cast_slice_mut(self.to), &mut room.pairs),
         }
     }
 }
@@ -92,24 +112,23 @@ pub(crate) fn forward(
     }
 }
 
-/// The gradients of the layer's weights: dW = dyᵀ x, db = Σ dy.
-pub(crate) fn backward_weights(x: Matrix<'_>, dy: Matrix<'_>, dw: &mut [f32], db: &mut [f32], room: &mut Room) {
-    sum_rows(dy, db);
+/// The gradient of the weight or, where y is some of the outputs only, of its rows for these: dW = dyᵀ x, added to what is
+/// there or not.
+pub(crate) fn backward_weight(x: Matrix<'_>, dy: Matrix<'_>, start: Start<'_>, dw: &mut [f32], room: &mut Room) {
     let (dyt, dw, Room { precision, panels, pairs }) = (dy.transposed(), Target::new(dw, x.columns), room);
     match precision {
-        Precision::F32 if gemm::pays(dyt, x) => gemm::multiply(dyt, x, Start::Zero, dw),
-        Precision::F32 => multiply(dyt, panels.right(x), Start::Zero, dw),
-        Precision::Bf16 => bf16::multiply_deep(dyt, x, dw, panels, pairs),
+        Precision::F32 if gemm::pays(dyt, x) => gemm::multiply(dyt, x, start, dw),
+        Precision::F32 => multiply(dyt, panels.right(x), start, dw),
+        Precision::Bf16 => bf16::multiply_deep(dyt, x, start, dw, panels, pairs),
     }
 }
 
-/// The sum of all rows.
-#[with_simd(sum_rows = arch())]
+/// The gradient of the bias: db = Σ dy, added to what is there.
+#[with_simd(backward_bias = arch())]
 #[inline(always)]
-fn sum_rows_simd<'a, S: Simd>(_simd: S, rows: Matrix<'a>, sum: &'a mut [f32]) {
-    sum.fill(0.0);
-    for row in rows.each_row() {
-        vector::add(sum, row);
+pub(crate) fn backward_bias_simd<'a, S: Simd>(_simd: S, dy: Matrix<'a>, db: &'a mut [f32]) {
+    for dy in dy.each_row() {
+        vector::add(db, dy);
     }
 }
 
@@ -135,12 +154,18 @@ mod tests {
     use super::*;
     use crate::engine::slopes;
 
+    fn pack(packed: &mut PackedWeight, weight: Matrix<'_>, room: &mut Room) {
+        for panel in packed.panels(weight, room.precision) {
+            panel.fill(room);
+        }
+    }
+
     #[test]
     fn multiplies_by_the_transposed_weight_and_adds_the_bias() {
         for precision in [Precision::F32, Precision::Bf16] {
             let (weight, mut packed) = (Matrix::new(&[1.0, 2.0, 3.0, 4.0], 2), PackedWeight::default());
             let (mut y, mut room) = ([0.0; 2], Room::new(precision));
-            packed.pack(weight, &mut room);
+            pack(&mut packed, weight, &mut room);
             let x = Matrix::new(&[5.0, 6.0], 2);
             forward(x, weight, &packed, &[10.0, 20.0], Target::new(&mut y, 2), &mut room);
             assert_eq!(y, [1.0 * 5.0 + 2.0 * 6.0 + 10.0, 3.0 * 5.0 + 4.0 * 6.0 + 20.0]);
@@ -155,11 +180,12 @@ mod tests {
                 let (w, bias) = rest.split_at(to * from);
                 let (x, weight, mut packed) = (Matrix::new(x, from), Matrix::new(w, from), PackedWeight::default());
                 let (mut y, mut room) = (vec![0.0; tokens * to], Room::default());
-                packed.pack(weight, &mut room);
+                pack(&mut packed, weight, &mut room);
                 forward(x, weight, &packed, bias, Target::new(&mut y, to), &mut room);
                 let dy = Matrix::new(&dy[..tokens * to], to);
                 let (mut dx, mut dw, mut db) = (vec![0.0; tokens * from], vec![0.0; to * from], vec![0.0; to]);
-                backward_weights(x, dy, &mut dw, &mut db, &mut room);
+                backward_weight(x, dy, Start::Zero, &mut dw, &mut room);
+                backward_bias(dy, &mut db);
                 backward_input(dy, weight, &packed, Start::Zero, Target::new(&mut dx, from), &mut room);
                 (y, [dx, dw, db].concat())
             });
@@ -174,7 +200,7 @@ mod tests {
         let (x, dy, w, bias) =
             (numbers(tokens * from, 1), numbers(tokens * to, 2), numbers(to * from, 3), numbers(to, 4));
         let (weight, mut packed, mut room) = (Matrix::new(&w, from), PackedWeight::default(), Room::default());
-        packed.pack(weight, &mut room);
+        pack(&mut packed, weight, &mut room);
         let [whole, parts] = [tokens, 50].map(|chunk| {
             let (mut y, mut dx) = (vec![0.0; tokens * to], vec![0.0; tokens * from]);
             let (mut dw, mut db) = (vec![0.0; to * from], vec![0.0; to]);
@@ -185,10 +211,13 @@ mod tests {
                 forward(x, weight, &packed, &bias, Target::new(&mut y[first * to..], to), &mut room);
                 let dx = Target::new(&mut dx[first * from..], from);
                 backward_input(dy, weight, &packed, Start::Zero, dx, &mut room);
-                let (mut part, mut rows) = (vec![0.0; to * from], vec![0.0; to]);
-                backward_weights(x, dy, &mut part, &mut rows, &mut room);
-                vector::add(&mut dw, &part);
-                vector::add(&mut db, &rows);
+                // The second half of the outputs first: each part has its rows of the gradient.
+                for outputs in [to / 2..to, 0..to / 2] {
+                    let dw = &mut dw[outputs.start * from..outputs.end * from];
+                    let dy = dy.columns_from(outputs.start, outputs.len());
+                    backward_weight(x, dy, Start::Target, dw, &mut room);
+                    backward_bias(dy, &mut db[outputs]);
+                }
             }
             [y, dx, dw, db].concat()
         });

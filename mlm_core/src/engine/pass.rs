@@ -1,6 +1,6 @@
-//! One worker's way through the model, forward and back: takes its share of a batch, whole sequences that lie end to
-//! end, gives the loss of its masked rows, and then the gradient of every weight. Which operation follows which is
-//! written here, the operations themselves each in a file of its own.
+//! One worker's way forward through the model: takes its share of a batch, whole sequences that lie end to end, gives the
+//! loss of its masked rows. Which operation follows which is written here, the operations themselves each in a file of its
+//! own.
 //!
 //! In training nobody asks for the last layer's output where nothing is masked. Its gradient there is 0, and so is that of all
 //! that leads to it and nowhere else: of the query, the context and the feed-forward block. The last layer goes through these
@@ -10,16 +10,16 @@ use std::ops::Range;
 
 use pulp::{Simd, with_simd};
 
-use crate::engine::activations::{Activations, Normal, Scratch};
+use crate::engine::activations::{Activations, Normal};
 use crate::engine::attention::{self, Heads, Sequence};
 use crate::engine::clock::{Clock, Operation};
 use crate::engine::dropout::{self, Dropout};
-use crate::engine::embeddings::{self, TableGradients, Tables};
+use crate::engine::embeddings::{self, Tables};
 use crate::engine::factors::Matrix;
-use crate::engine::layers::{LayerNorm, Layers, Linear};
+use crate::engine::layers::{LayerNorm, Linear, Weights};
 use crate::engine::linear::Room;
 use crate::engine::loss::{self, softmax_cross_entropy};
-use crate::engine::matmul::{Start, Target};
+use crate::engine::matmul::Target;
 use crate::engine::share::{Asked, Attended, Rows, Share};
 use crate::engine::{gelu, layer_norm, linear, vector};
 use crate::model::config::ModelConfig;
@@ -35,15 +35,14 @@ pub(crate) struct Pass<'a> {
     pub(crate) share: Share<'a>,
     /// What the last layer is asked for.
     pub(crate) asked: Asked,
-    pub(crate) weights: &'a [f32],
-    pub(crate) layers: &'a Layers,
+    pub(crate) weights: Weights<'a>,
     pub(crate) clock: &'a Clock,
 }
 
 impl Pass<'_> {
     /// Hidden states and probabilities of all layers, of the last for the rows that it is asked for.
-    pub(crate) fn encode(&self, activations: &mut Activations) {
-        let Self { config, share, weights, layers, .. } = self;
+    pub(crate) fn encode(&self, activations: &mut Activations, room: &mut Room) {
+        let Self { config, share, weights: Weights { values: weights, layers }, .. } = self;
         let d_model = config.d_model;
         let Activations { embeddings_normal, hidden, layers: of_layers, gathered, scratch, .. } = activations;
         let tables = Tables {
@@ -63,10 +62,10 @@ impl Pass<'_> {
             let asked_input = self.gather(asked, input, gathered);
 
             let queries = Target::new(&mut kept.queries, d_model);
-            self.linear_forward(&layer.query, Matrix::new(asked_input, d_model), queries, &mut scratch.linear);
+            self.linear_forward(&layer.query, Matrix::new(asked_input, d_model), queries, room);
             for (part, linear) in layer.key_value.iter().enumerate() {
                 let target = Target::new(&mut kept.keys_values[part * d_model..], 2 * d_model);
-                self.linear_forward(linear, Matrix::new(input, d_model), target, &mut scratch.linear);
+                self.linear_forward(linear, Matrix::new(input, d_model), target, room);
             }
             for Attended { rows, queries, keys, pairs } in share.each_attention(config.heads, asked) {
                 let sequence = Sequence {
@@ -81,23 +80,18 @@ impl Pass<'_> {
             self.clock.lap(Operation::Attention);
             let sum = &mut kept.attention_normal.rows;
             let context = Matrix::new(&kept.context, d_model);
-            self.linear_forward(&layer.attention_output, context, Target::new(sum, d_model), &mut scratch.linear);
+            self.linear_forward(&layer.attention_output, context, Target::new(sum, d_model), room);
             self.drop(Site::AttentionOutput(nth), share.asked(asked), sum);
             add(sum, asked_input);
             self.norm_forward(&layer.attention_norm, &mut kept.attention_normal, &mut kept.attended);
 
             let attended = Matrix::new(&kept.attended, d_model);
-            self.linear_forward(
-                &layer.intermediate,
-                attended,
-                Target::new(&mut kept.slope, config.d_ff),
-                &mut scratch.linear,
-            );
+            self.linear_forward(&layer.intermediate, attended, Target::new(&mut kept.slope, config.d_ff), room);
             gelu::forward(&mut kept.slope, &mut kept.activated);
             self.clock.lap(Operation::Gelu);
             let sum = &mut kept.output_normal.rows;
             let activated = Matrix::new(&kept.activated, config.d_ff);
-            self.linear_forward(&layer.output, activated, Target::new(sum, d_model), &mut scratch.linear);
+            self.linear_forward(&layer.output, activated, Target::new(sum, d_model), room);
             self.drop(Site::Output(nth), share.asked(asked), sum);
             add(sum, &kept.attended);
             self.norm_forward(&layer.output_norm, &mut kept.output_normal, output);
@@ -105,25 +99,20 @@ impl Pass<'_> {
     }
 
     /// Logits at the masked rows, after [`Pass::encode`] for these.
-    pub(crate) fn head(&self, activations: &mut Activations) {
-        let Self { config, layers, .. } = self;
+    pub(crate) fn head(&self, activations: &mut Activations, room: &mut Room) {
+        let Self { config, weights: Weights { layers, .. }, .. } = self;
         let ModelConfig { d_model, vocab, .. } = **config;
-        let Activations { hidden, head_slope, head_normal, transformed, logits, scratch, .. } = activations;
+        let Activations { hidden, head_slope, head_normal, transformed, logits, .. } = activations;
         self.linear_forward(
             &layers.transform,
             Matrix::new(&hidden[config.layers], d_model),
             Target::new(head_slope, d_model),
-            &mut scratch.linear,
+            room,
         );
         gelu::forward(head_slope, &mut head_normal.rows);
         self.clock.lap(Operation::Gelu);
         self.norm_forward(&layers.transform_norm, head_normal, transformed);
-        self.linear_forward(
-            &layers.decoder,
-            Matrix::new(transformed, d_model),
-            Target::new(logits, vocab),
-            &mut scratch.linear,
-        );
+        self.linear_forward(&layers.decoder, Matrix::new(transformed, d_model), Target::new(logits, vocab), room);
     }
 
     /// The part of the batch's mean loss that comes from the worker's masked rows; the logits become their gradients.
@@ -142,109 +131,8 @@ impl Pass<'_> {
         scores
     }
 
-    /// The gradients of all weights, written anew, after [`Pass::encode`], [`Pass::head`] and [`Pass::loss`].
-    pub(crate) fn backward(&self, activations: &mut Activations, gradients: &mut [f32]) {
-        let Self { config, share, layers, .. } = self;
-        let ModelConfig { d_model, d_ff, vocab, .. } = **config;
-        let Activations { embeddings_normal, hidden, layers: of_layers, gathered, head_slope, head_normal, .. } =
-            activations;
-        let Scratch {
-            linear: room,
-            attention: attention_room,
-            dhidden,
-            doutput,
-            dcontext,
-            dqueries,
-            dkeys_values,
-            dactivated,
-            dtransformed,
-        } = &mut activations.scratch;
-
-        let (transformed, dlogits) =
-            (Matrix::new(&activations.transformed, d_model), Matrix::new(&activations.logits, vocab));
-        self.weights_backward(&layers.decoder, transformed, dlogits, gradients, room);
-        let target = Target::new(dtransformed, d_model);
-        self.input_backward(&layers.decoder, dlogits, Start::Zero, target, room);
-        self.norm_backward(&layers.transform_norm, head_normal, dtransformed, gradients);
-        gelu::backward(head_slope, dtransformed);
-        self.clock.lap(Operation::Gelu);
-        let dtransformed = Matrix::new(dtransformed, d_model);
-        let last = Matrix::new(&hidden[config.layers], d_model);
-        self.weights_backward(&layers.transform, last, dtransformed, gradients, room);
-        self.input_backward(&layers.transform, dtransformed, Start::Zero, Target::new(dhidden, d_model), room);
-
-        for (nth, (layer, kept)) in layers.layers.iter().zip(of_layers).enumerate().rev() {
-            let asked = self.asked_of(nth);
-            let rows = share.asked(asked);
-            let asked_input = if asked == Asked::All { &*hidden[nth] } else { &**gathered };
-            let dasked = &mut dhidden[..rows.len() * d_model];
-            let doutput = &mut doutput[..rows.len() * d_model];
-            let dcontext = &mut dcontext[..rows.len() * d_model];
-            let dqueries = &mut dqueries[..rows.len() * d_model];
-            let dactivated = &mut dactivated[..rows.len() * d_ff];
-
-            // The feed-forward block; dasked becomes the gradient of the sum before LayerNorm, which both summands have.
-            self.norm_backward(&layer.output_norm, &kept.output_normal, dasked, gradients);
-            doutput.copy_from_slice(dasked);
-            self.drop(Site::Output(nth), rows.clone(), doutput);
-            let dsum = Matrix::new(doutput, d_model);
-            self.weights_backward(&layer.output, Matrix::new(&kept.activated, d_ff), dsum, gradients, room);
-            self.input_backward(&layer.output, dsum, Start::Zero, Target::new(dactivated, d_ff), room);
-            gelu::backward(&kept.slope, dactivated);
-            self.clock.lap(Operation::Gelu);
-            let dactivated = Matrix::new(dactivated, d_ff);
-            let attended = Matrix::new(&kept.attended, d_model);
-            self.weights_backward(&layer.intermediate, attended, dactivated, gradients, room);
-            self.input_backward(&layer.intermediate, dactivated, Start::Target, Target::new(dasked, d_model), room);
-
-            // The attention block.
-            self.norm_backward(&layer.attention_norm, &kept.attention_normal, dasked, gradients);
-            doutput.copy_from_slice(dasked);
-            self.drop(Site::AttentionOutput(nth), rows, doutput);
-            let dsum = Matrix::new(doutput, d_model);
-            self.weights_backward(&layer.attention_output, Matrix::new(&kept.context, d_model), dsum, gradients, room);
-            self.input_backward(&layer.attention_output, dsum, Start::Zero, Target::new(dcontext, d_model), room);
-            for Attended { rows, queries, keys, pairs } in share.each_attention(config.heads, asked) {
-                let (queries, keys) = (numbers(&queries, d_model), numbers(&keys, 2 * d_model));
-                let of_sequence = Sequence {
-                    rows,
-                    queries: &kept.queries[queries.clone()],
-                    keys_values: &kept.keys_values[keys.clone()],
-                };
-                attention::backward(
-                    self.heads(nth),
-                    &of_sequence,
-                    &kept.probabilities[pairs],
-                    &dcontext[queries.clone()],
-                    [&mut dqueries[queries], &mut dkeys_values[keys]],
-                    attention_room,
-                );
-            }
-            self.clock.lap(Operation::Attention);
-            let dqueries = Matrix::new(dqueries, d_model);
-            self.weights_backward(&layer.query, Matrix::new(asked_input, d_model), dqueries, gradients, room);
-            self.input_backward(&layer.query, dqueries, Start::Target, Target::new(dasked, d_model), room);
-            self.scatter(asked, dhidden, doutput);
-            for (part, linear) in layer.key_value.iter().enumerate() {
-                let input = Matrix::new(&hidden[nth], d_model);
-                let dpart = Matrix::part(&dkeys_values[part * d_model..], share.rows().len(), d_model, 2 * d_model);
-                self.weights_backward(linear, input, dpart, gradients, room);
-                self.input_backward(linear, dpart, Start::Target, Target::new(dhidden, d_model), room);
-            }
-        }
-
-        self.drop(Site::Embeddings, share.asked(Asked::All), dhidden);
-        self.norm_backward(&layers.embeddings_norm, embeddings_normal, dhidden, gradients);
-        let tables = [&layers.word, &layers.position, &layers.token_type];
-        let [word, position, token_type] = disjoint(gradients, tables);
-        position.fill(0.0);
-        token_type.fill(0.0);
-        embeddings::backward(share.tokens(), dhidden, d_model, TableGradients { word, position, token_type });
-        self.clock.lap(Operation::Embeddings);
-    }
-
     /// What a layer is asked for: those before the last for all that the next one looks at.
-    fn asked_of(&self, layer: usize) -> Asked {
+    pub(crate) fn asked_of(&self, layer: usize) -> Asked {
         if layer + 1 == self.config.layers { self.asked } else { Asked::All }
     }
 
@@ -261,21 +149,6 @@ impl Pass<'_> {
         gathered
     }
 
-    /// The way back: moves the gradients of the rows that a layer is asked for to where these are among all rows, and says 0
-    /// for the others.
-    fn scatter(&self, asked: Asked, dhidden: &mut [f32], room: &mut [f32]) {
-        if asked == Asked::All {
-            return;
-        }
-        let (d_model, rows, first) = (self.config.d_model, self.share.asked(asked), self.share.rows().start);
-        room.copy_from_slice(&dhidden[..room.len()]);
-        dhidden.fill(0.0);
-        for (nth, from) in room.chunks_exact(d_model).enumerate() {
-            dhidden[(rows.get(nth) - first) * d_model..][..d_model].copy_from_slice(from);
-        }
-        self.clock.lap(Operation::Linear);
-    }
-
     fn dropout(&self, site: Site) -> Option<Dropout> {
         let Mode::Train { dropout_seed: seed } = self.mode else { return None };
         let probability = match site {
@@ -286,49 +159,32 @@ impl Pass<'_> {
     }
 
     /// Forward and backward: drops hidden units of these rows of the batch.
-    fn drop(&self, site: Site, rows: Rows<'_>, x: &mut [f32]) {
+    pub(crate) fn drop(&self, site: Site, rows: Rows<'_>, x: &mut [f32]) {
         dropout::apply(self.dropout(site), rows, self.config.d_model, x);
         self.clock.lap(Operation::Dropout);
     }
 
-    fn heads(&self, layer: usize) -> Heads {
+    pub(crate) fn heads(&self, layer: usize) -> Heads {
         let (heads, head_dim) = (self.config.heads, self.config.head_dim());
         Heads { heads, head_dim, dropout: self.dropout(Site::Attention(layer)) }
     }
 
     fn linear_forward(&self, linear: &Linear, x: Matrix<'_>, y: Target<'_>, room: &mut Room) {
-        let bias = &self.weights[linear.bias.clone()];
-        linear::forward(x, linear.matrix(self.weights), &linear.packed, bias, y, room);
-        self.clock.lap(Operation::Linear);
-    }
-
-    fn weights_backward(&self, linear: &Linear, x: Matrix<'_>, dy: Matrix<'_>, gradients: &mut [f32], room: &mut Room) {
-        let [dw, db] = disjoint(gradients, [&linear.weight, &linear.bias]);
-        linear::backward_weights(x, dy, dw, db, room);
-        self.clock.lap(Operation::Linear);
-    }
-
-    fn input_backward(&self, linear: &Linear, dy: Matrix<'_>, start: Start<'_>, dx: Target<'_>, room: &mut Room) {
-        linear::backward_input(dy, linear.matrix(self.weights), &linear.packed, start, dx, room);
+        let bias = &self.weights.values[linear.bias.clone()];
+        linear::forward(x, linear.matrix(self.weights.values), &linear.packed, bias, y, room);
         self.clock.lap(Operation::Linear);
     }
 
     fn norm_forward(&self, norm: &LayerNorm, normal: &mut Normal, y: &mut [f32]) {
-        let (weight, bias) = (&self.weights[norm.weight.clone()], &self.weights[norm.bias.clone()]);
+        let (weight, bias) = (&self.weights.values[norm.weight.clone()], &self.weights.values[norm.bias.clone()]);
         let eps = self.config.layer_norm_eps as f32;
         layer_norm::forward(&mut normal.rows, weight, bias, eps, &mut normal.scale, y);
-        self.clock.lap(Operation::LayerNorm);
-    }
-
-    fn norm_backward(&self, norm: &LayerNorm, normal: &Normal, gradient: &mut [f32], gradients: &mut [f32]) {
-        let [dw, db] = disjoint(gradients, [&norm.weight, &norm.bias]);
-        layer_norm::backward(&normal.rows, &normal.scale, &self.weights[norm.weight.clone()], gradient, dw, db);
         self.clock.lap(Operation::LayerNorm);
     }
 }
 
 /// Where the numbers of rows are, so many in each.
-fn numbers(rows: &Range<usize>, columns: usize) -> Range<usize> {
+pub(crate) fn numbers(rows: &Range<usize>, columns: usize) -> Range<usize> {
     columns * rows.start..columns * rows.end
 }
 
@@ -337,9 +193,4 @@ fn numbers(rows: &Range<usize>, columns: usize) -> Range<usize> {
 #[inline(always)]
 pub(crate) fn add_simd<'a, S: Simd>(_simd: S, y: &'a mut [f32], x: &'a [f32]) {
     vector::add(y, x);
-}
-
-/// Several tensors of the flat buffer at once.
-fn disjoint<'a, const N: usize>(gradients: &'a mut [f32], tensors: [&Range<usize>; N]) -> [&'a mut [f32]; N] {
-    gradients.get_disjoint_mut(tensors.map(Range::clone)).expect("tensors lie in the buffer and do not overlap")
 }

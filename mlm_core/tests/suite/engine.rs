@@ -144,6 +144,29 @@ fn the_same_threads_give_the_same_bits_and_others_nearly_the_same_numbers() {
     }
 }
 
+/// Of a model with more than half a million parameters all threads read the same weights.
+#[test]
+fn the_gradients_of_a_large_model_equal_the_reference_on_any_number_of_threads() {
+    let mut rng = seeded(8);
+    let config = ModelConfig { d_model: 60, heads: 3, d_ff: 130, max_len: 24, ..ModelConfig::new(8_000) };
+    let params = Params::init(&config, &mut rng).unwrap();
+    assert!(params.len() > 500_000);
+    let mut sequence = || -> Vec<u32> { (0..rng.random_range(2..24)).map(|_| rng.random_range(5..8_000)).collect() };
+    let sequences: Vec<Vec<u32>> = (0..6).map(|_| sequence()).collect();
+    let special = SpecialIds { pad: 0, unk: 1, cls: 2, sep: 3, mask: 4 };
+    let masker = Masker::without_tokenizer(8_000, special, Masking::default()).unwrap();
+    let batch = Batch::masked(sequences.iter().map(Vec::as_slice), &masker, &mut rng).unwrap();
+    let mode = Mode::Train { dropout_seed: 1 };
+    let mut reference = Reference::new(&params, DType::F64, &Device::Cpu).unwrap();
+    let (theirs, expected) = forward_and_back(&mut reference, &batch, mode);
+    for threads in [1, 2, 3, 8] {
+        let mut engine = Engine::with_threads(&params, threads).unwrap();
+        let (ours, gradients) = forward_and_back(&mut engine, &batch, mode);
+        assert_close(&format!("{threads} threads"), &[ours], &[theirs], theirs, 1e-5);
+        assert_gradients(&gradients, |name| flat(&expected.get(name).unwrap()), 1e-4);
+    }
+}
+
 #[test]
 fn an_engine_says_what_it_cannot_do() {
     let (params, batch) = random_model(&mut seeded(4), &largest_model(), 0.0);

@@ -1,0 +1,240 @@
+//! The threads of an engine and what each of them has of a batch: takes a batch, shares it out, and goes through the model, or
+//! a block of it, with the share of one thread. Where the weights lie is left to [`crate::engine::store`].
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use smallvec::SmallVec;
+
+use crate::engine::activations::Activations;
+use crate::engine::backward::Sums;
+use crate::engine::buffer;
+use crate::engine::clock::Clock;
+use crate::engine::config::{EngineConfig, Precision};
+use crate::engine::layers::{Block, Weights};
+use crate::engine::linear::Room;
+use crate::engine::pass::Pass;
+use crate::engine::pool::{Pool, lock};
+use crate::engine::share::{Asked, Share, Size, split};
+use crate::error::Result;
+use crate::model::config::ModelConfig;
+use crate::model::encoder::{Mode, Score};
+use crate::model::memory;
+use crate::text::batch::Batch;
+
+/// A way forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Encode,
+    Logits,
+    Scores,
+    Loss,
+}
+
+impl Step {
+    pub(crate) fn asked(self) -> Asked {
+        if self == Step::Encode { Asked::All } else { Asked::Masked }
+    }
+}
+
+/// One part of something for each thread; without taking memory for up to 16 of them.
+pub(crate) type Parts<T> = SmallVec<[Mutex<T>; 16]>;
+
+/// The threads.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    pool: Pool,
+    precision: Precision,
+    pub(crate) work: Work,
+}
+
+/// What they work on.
+pub(crate) struct Work {
+    config: ModelConfig,
+    batch: Batch,
+    mode: Mode,
+    pub(crate) workers: Vec<RwLock<Worker>>,
+    pub(crate) tools: Vec<Mutex<Tools>>,
+}
+
+/// One thread's share of a batch, and what comes out of it. Two neighbouring lines come into a cache together, so it starts
+/// at a multiple of two.
+#[repr(align(128))]
+#[derive(Debug, Default)]
+pub(crate) struct Worker {
+    pub(crate) activations: Activations,
+    /// Its sequences of the batch.
+    pub(crate) sequences: Range<usize>,
+    /// The part of the batch's loss that comes from them.
+    pub(crate) loss: f64,
+    /// What is predicted for its masked rows.
+    pub(crate) scores: Vec<Score>,
+}
+
+/// What a thread works with and no other one sees.
+#[repr(align(128))]
+#[derive(Debug)]
+pub(crate) struct Tools {
+    pub(crate) room: Room,
+    pub(crate) clock: Clock,
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Work {{ {:?}, workers: {} }}", self.config, self.workers.len())
+    }
+}
+
+impl Threads {
+    /// # Errors
+    /// When the system starts no threads.
+    pub(crate) fn new(config: &ModelConfig, how: EngineConfig) -> Result<Self> {
+        let EngineConfig { threads, precision, vectors } = how;
+        let worker = || RwLock::new(Worker { activations: Activations::new(config), ..Worker::default() });
+        let tools = || Mutex::new(Tools { room: Room::new(precision), clock: Clock::new() });
+        let work = Work {
+            config: config.clone(),
+            batch: Batch::with_gaps([], 0),
+            mode: Mode::Evaluate,
+            workers: (0..threads).map(|_| worker()).collect(),
+            tools: (0..threads).map(|_| tools()).collect(),
+        };
+        Ok(Self { pool: Pool::new(threads, vectors)?, precision, work })
+    }
+
+    /// What they multiply in.
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Runs a function on all threads: takes the thread's number, its tools and what all have in common. The time that passes
+    /// on a thread's clock counts, for the way forward or back.
+    pub(crate) fn run(&mut self, backward: bool, function: impl Fn(usize, &mut Tools, &Work) + Sync) {
+        let Self { pool, work, .. } = self;
+        pool.run(&|nth| {
+            let tools = &mut *lock(&work.tools[nth]);
+            tools.clock.start(backward);
+            function(nth, tools, work);
+        });
+    }
+
+    /// Gives each worker its sequences of a batch, and the memory for them, if there is as much, and for the numbers of what
+    /// the step is to return.
+    pub(crate) fn share_out(&mut self, batch: &Batch, mode: Mode, step: Step, returned: usize) -> Result<()> {
+        let Work { config, batch: of_threads, mode: of_batch, workers, tools } = &mut self.work;
+        let mut missing = returned;
+        let mut sizes: SmallVec<[Size; 16]> = SmallVec::new();
+        for (worker, sequences) in workers.iter().zip(split(&batch.offsets, workers.len())) {
+            let size = Share::new(batch, sequences.clone()).size(step.asked());
+            let mut worker = write(worker);
+            worker.sequences = sequences;
+            missing = missing.saturating_add(buffer::missing(worker.activations.buffers(config, size)));
+            sizes.push(size);
+        }
+        // A thread may have to do with the tokens of any other.
+        let most = sizes.iter().map(|size| size.tokens).max().unwrap_or(0);
+        for tools in tools.iter() {
+            missing = missing.saturating_add(buffer::missing(lock(tools).room.buffers(config, most).into_iter()));
+        }
+        if missing > 0 {
+            memory::check("batch", "a batch", missing, || memory::describe(batch))?;
+        }
+        for ((worker, tools), size) in workers.iter().zip(tools).zip(sizes) {
+            buffer::fit(write(worker).activations.buffers(config, size));
+            buffer::fit(lock(tools).room.buffers(config, most).into_iter());
+        }
+        copy(batch, of_threads);
+        *of_batch = mode;
+        Ok(())
+    }
+}
+
+impl Work {
+    /// The number of threads.
+    pub(crate) fn threads(&self) -> usize {
+        self.tools.len()
+    }
+
+    /// The tokens of the batch, and how many of them are masked.
+    pub(crate) fn tokens(&self) -> (usize, usize) {
+        (self.batch.tokens(), self.batch.masked_rows.len())
+    }
+
+    /// One step forward with a worker's share of the batch.
+    pub(crate) fn forward(&self, nth: usize, step: Step, weights: Weights<'_>, tools: &mut Tools) {
+        let Worker { activations, sequences, loss, scores } = &mut *write(&self.workers[nth]);
+        let Tools { room, clock } = tools;
+        if Range::is_empty(sequences) {
+            *loss = 0.0;
+            scores.clear();
+            return;
+        }
+        let pass = self.pass(sequences, step.asked(), weights, clock);
+        pass.encode(activations, room);
+        if step != Step::Encode {
+            pass.head(activations, room);
+        }
+        match step {
+            Step::Loss => *loss = pass.loss(activations),
+            Step::Scores => *scores = pass.scores(activations),
+            Step::Encode | Step::Logits => {}
+        }
+    }
+
+    /// Back through a block with a worker's share of the batch.
+    pub(crate) fn back(&self, nth: usize, block: Block, weights: Weights<'_>, tools: &mut Tools) {
+        let Worker { activations, sequences, .. } = &mut *write(&self.workers[nth]);
+        let Tools { room, clock } = tools;
+        if !Range::is_empty(sequences) {
+            self.pass(sequences, Asked::Masked, weights, clock).back(block, activations, room);
+        }
+    }
+
+    /// Gradients of a block's weights, from what these workers have left behind on the way back through it.
+    pub(crate) fn gradients(
+        &self,
+        workers: Range<usize>,
+        block: Block,
+        weights: Weights<'_>,
+        sums: &mut Sums<'_>,
+        tools: &mut Tools,
+    ) {
+        let Tools { room, clock } = tools;
+        for worker in &self.workers[workers] {
+            let Worker { activations, sequences, .. } = &*read(worker);
+            if !Range::is_empty(sequences) {
+                let pass = self.pass(sequences, Asked::Masked, weights, clock);
+                pass.add_gradients(block, activations, sums, room);
+                sums.begun = true;
+            }
+        }
+        if !sums.begun {
+            sums.values.fill(0.0);
+        }
+    }
+
+    fn pass<'a>(&'a self, sequences: &Range<usize>, asked: Asked, weights: Weights<'a>, clock: &'a Clock) -> Pass<'a> {
+        let share = Share::new(&self.batch, sequences.clone());
+        Pass { config: &self.config, mode: self.mode, share, asked, weights, clock }
+    }
+}
+
+/// A panic leaves nothing half done in a lock that the next pass would not do anew.
+pub(crate) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Copies a batch into the memory of another.
+fn copy(batch: &Batch, to: &mut Batch) {
+    let Batch { input_ids, offsets, masked_rows, targets, treatments } = to;
+    input_ids.clone_from(&batch.input_ids);
+    offsets.clone_from(&batch.offsets);
+    masked_rows.clone_from(&batch.masked_rows);
+    targets.clone_from(&batch.targets);
+    treatments.clone_from(&batch.treatments);
+}
