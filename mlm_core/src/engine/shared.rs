@@ -43,6 +43,7 @@ impl Store for Shared {
             let panels = Mutex::new(layers.panels(weights, threads.precision()));
             threads.run(false, |_, tools, _| {
                 loop {
+                    // The lock is open again before the panel is filled.
                     let Some(panel) = lock(&panels).next() else { break };
                     panel.fill(&mut tools.room);
                 }
