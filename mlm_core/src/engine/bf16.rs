@@ -60,7 +60,7 @@ pub(crate) fn multiply_deep(
 }
 
 /// Copies a right factor into panels, in pairs.
-pub(crate) fn pack(right: Matrix<'_>, panels: &mut Panels, room: &mut Buffer) {
+fn pack(right: Matrix<'_>, panels: &mut Panels, room: &mut Buffer) {
     for (first, panel) in panels.panels_mut(right.rows.div_ceil(2), right.columns) {
         pack_panel(right.columns_from(first, WIDTH), panel, room);
     }

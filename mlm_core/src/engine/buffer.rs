@@ -42,13 +42,13 @@ impl Buffer {
 }
 
 /// How many numbers buffers need beyond those that there is memory for: takes each with the length that it needs.
-pub(crate) fn missing<'a>(needs: impl Iterator<Item = (&'a mut Buffer, usize)>) -> usize {
+pub(crate) fn missing<'a>(needs: impl IntoIterator<Item = (&'a mut Buffer, usize)>) -> usize {
     let missing = |(buffer, numbers): (&mut Buffer, usize)| numbers.saturating_sub(buffer.capacity());
-    needs.map(missing).fold(0, usize::saturating_add)
+    needs.into_iter().map(missing).fold(0, usize::saturating_add)
 }
 
 /// Gives each buffer the length that it needs. Memory is taken where that is larger than ever before.
-pub(crate) fn fit<'a>(needs: impl Iterator<Item = (&'a mut Buffer, usize)>) {
+pub(crate) fn fit<'a>(needs: impl IntoIterator<Item = (&'a mut Buffer, usize)>) {
     for (buffer, numbers) in needs {
         // A quarter more than needed: how many tokens are masked is a matter of luck.
         buffer.fit(numbers, numbers + numbers / 4);

@@ -121,7 +121,7 @@ impl Panels {
     }
 
     /// Copies a matrix if it has to be; memory is taken only where there is not enough.
-    pub(crate) fn pack(&mut self, right: Matrix<'_>) {
+    fn pack(&mut self, right: Matrix<'_>) {
         if !right.is_fit() {
             for (first, panel) in self.panels_mut(right.rows, right.columns) {
                 copy(right.columns_from(first, WIDTH), panel);

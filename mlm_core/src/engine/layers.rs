@@ -186,7 +186,7 @@ impl Layers {
             layer.key_value.iter_mut().chain(others)
         });
         layers.chain([&mut self.transform, &mut self.decoder]).flat_map(move |linear| {
-            let matrix = Matrix::new(&weights[linear.weight.clone()], linear.from);
+            let matrix = linear.matrix(weights);
             linear.packed.panels(matrix, precision)
         })
     }

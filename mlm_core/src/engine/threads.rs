@@ -135,14 +135,14 @@ impl Threads {
         // A thread may have to do with the tokens of any other.
         let most = sizes.iter().map(|size| size.tokens).max().unwrap_or(0);
         for tools in tools.iter() {
-            missing = missing.saturating_add(buffer::missing(lock(tools).room.buffers(config, most).into_iter()));
+            missing = missing.saturating_add(buffer::missing(lock(tools).room.buffers(config, most)));
         }
         if missing > 0 {
             memory::check("batch", "a batch", missing, || memory::describe(batch))?;
         }
         for ((worker, tools), size) in workers.iter().zip(tools).zip(sizes) {
             buffer::fit(write(worker).activations.buffers(config, size));
-            buffer::fit(lock(tools).room.buffers(config, most).into_iter());
+            buffer::fit(lock(tools).room.buffers(config, most));
         }
         copy(batch, of_threads);
         *of_batch = mode;
