@@ -5,13 +5,13 @@
 //! A cell that panics, or whose `?` fails, says so to evcxr in a line of its own on stdout. So stdout becomes a pipe whose
 //! other end is read here, and every line goes on to evcxr.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,8 @@ static EXPECTED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static IN_BACKGROUND: Cell<bool> = const { Cell::new(false) };
+    /// What ends the calls of a thread in the background.
+    static STOP: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
 }
 
 /// Connects the process that runs a notebook's cells with the kernel's launcher, which calls this when it starts; calls that
@@ -54,12 +56,28 @@ pub fn attach_to_launcher() {
     launcher();
 }
 
-/// An error where the stop button was pressed since the cell began, in all threads but those [in the background](background).
+/// Ends, in a program, what the stop button ends in a notebook: calls of training, evaluation, recovery, encoding, and others that
+/// take long fail with [`Error::Interrupted`], those that are going on and all that follow. A [`crate::Run`] goes on; a
+/// [`crate::Training`] can still be saved.
+pub fn interrupt() {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// An error where the stop button was pressed since the cell began or somebody has called [`interrupt`]; in a thread
+/// [in the background](background), where what ends that one is set.
 pub(crate) fn check_interrupt() -> Result<()> {
-    if launcher().is_some() && INTERRUPTED.load(Ordering::Relaxed) && !IN_BACKGROUND.get() {
-        return Err(Error::Interrupted);
-    }
-    Ok(())
+    launcher(); // or else nobody would hear the button
+    let is_interrupted = if IN_BACKGROUND.get() {
+        STOP.with_borrow(|stop| stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed)))
+    } else {
+        INTERRUPTED.load(Ordering::Relaxed)
+    };
+    if is_interrupted { Err(Error::Interrupted) } else { Ok(()) }
+}
+
+/// Says what ends the long calls of this thread once it is in the background.
+pub(crate) fn stopped_by(stop: &Arc<AtomicBool>) {
+    STOP.set(Some(Arc::clone(stop)));
 }
 
 /// Says that this thread goes on when the stop button ends a cell, and that others go first where cores are scarce.

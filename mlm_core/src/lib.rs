@@ -99,7 +99,7 @@ pub use figures::check::Check;
 pub use figures::figure::Figure;
 pub use figures::live::live;
 pub use figures::{markup, plot};
-pub use kernel::{attach_to_launcher, show_progress};
+pub use kernel::{attach_to_launcher, interrupt, show_progress};
 pub use model::config::ModelConfig;
 pub use model::device::pick_device;
 pub use model::encoder::{Encoded, Encoder, Mode, Score};

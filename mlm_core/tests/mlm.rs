@@ -141,6 +141,45 @@ fn an_interrupt_saves_and_says_how_to_go_on() {
     assert!(weights(&stopped) == weights(&whole));
 }
 
+/// On a test that takes many times as long as the steps of an epoch.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_in_an_evaluation_ends_it_and_the_epoch_is_evaluated_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, stopped] = ["whole", "stopped"].map(|name| folder.path().join(name));
+    let text = folder.path().join("text.txt");
+    let lines: Vec<String> = (0..40_000).map(|nth| format!("the {} of the {}", nth % 97, nth / 97)).collect();
+    fs::write(&text, lines.join("\n")).unwrap();
+    let train = |out: &Path| {
+        let mut command = program();
+        command.arg("train").arg("--corpus").arg(&text).arg("--out").arg(out).args(["--validation", "0.999", "--json"]);
+        command.args(["--epochs", "3", "--d-model", "8", "--heads", "2", "--threads", "2"]);
+        command
+    };
+    let losses = |out: &Path| -> Vec<_> {
+        let history = History::load(out).unwrap();
+        history.records().iter().map(|record| (record.epoch, record.train_loss, record.validation_loss)).collect()
+    };
+    json(&train(&whole).output().unwrap());
+    assert_eq!(losses(&whole).len(), 4);
+    let mut in_evaluation = 0;
+    for epoch in ["epoch 0", "epoch 1", "epoch 2"] {
+        let mut training =
+            train(&stopped).arg("--resume").stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut said = BufReader::new(training.stderr.take().unwrap()).lines().map(Result::unwrap);
+        said.find(|line| line.starts_with(epoch)).unwrap();
+        assert!(Command::new("kill").args(["-INT", &training.id().to_string()]).status().unwrap().success());
+        assert_eq!(training.wait().unwrap().code(), Some(130));
+        let last = said.last().unwrap();
+        assert!(last.starts_with("mlm: interrupted after step"), "{last}");
+        in_evaluation += usize::from([3, 6, 9].iter().any(|step| last.contains(&format!("step {step} of 9,"))));
+    }
+    assert!(in_evaluation > 0);
+    json(&train(&stopped).arg("--resume").output().unwrap());
+    assert!(weights(&stopped) == weights(&whole));
+    assert_eq!(losses(&stopped), losses(&whole));
+}
+
 #[cfg(unix)]
 #[test]
 fn a_full_disk_costs_nothing_that_was_saved() {

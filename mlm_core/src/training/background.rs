@@ -68,7 +68,7 @@ pub struct Run {
 /// What the thread and the others tell each other.
 pub(crate) struct Shared {
     dir: PathBuf,
-    stop: AtomicBool,
+    stop: Arc<AtomicBool>,
     state: Mutex<State>,
     ended: Condvar,
 }
@@ -133,7 +133,7 @@ impl Run {
         };
         let shared = Arc::new(Shared {
             dir: fs::canonicalize(dir).map_err(|source| Error::reading(dir, source))?,
-            stop: AtomicBool::new(false),
+            stop: Arc::default(),
             state: Mutex::new(State { progress, askers: Vec::new(), end: None }),
             ended: Condvar::new(),
         });
@@ -179,7 +179,7 @@ impl Run {
         Engine::new(&self.shared.params()?)
     }
 
-    /// Ends it after the step that is being taken, saves it, and returns the model.
+    /// Ends it after the step that is being taken, or in the evaluation of an epoch, saves it, and returns the model.
     ///
     /// # Errors
     /// When the training has failed, or cannot be saved.
@@ -267,11 +267,15 @@ impl Shared {
     /// The loop of notebook 08; gives the last weights. The folder is free when it returns.
     fn work(&self, mut training: Training) -> Result<Params> {
         training.go_to_background();
+        kernel::stopped_by(&self.stop);
         let begun = training.step_number();
         // When the speed was last measured, the step and the tokens since then.
         let (mut measured, mut first, mut tokens) = (Instant::now(), begun, 0);
-        while !training.is_finished() && !self.stop.load(Ordering::Relaxed) {
-            let TrainingStep { step, loss, lr, tokens: more, epoch } = training.step()?;
+        while !training.is_finished() {
+            let TrainingStep { step, loss, lr, tokens: more, epoch } = match training.step() {
+                Err(Error::Interrupted) => break,
+                taken => taken?,
+            };
             tokens += more;
             let mut state = lock(&self.state);
             let progress = &mut state.progress;
@@ -374,7 +378,7 @@ mod tests {
             curve: LossCurve::default(),
         };
         let state = Mutex::new(State { progress, askers: Vec::new(), end: None });
-        let (dir, stop, ended) = (PathBuf::from("runs/mine"), AtomicBool::new(false), Condvar::new());
+        let (dir, stop, ended) = (PathBuf::from("runs/mine"), Arc::default(), Condvar::new());
         let run = Run::of(Arc::new(Shared { dir, stop, state, ended }), |shared| {
             while lock(&shared.state).askers.is_empty() {
                 thread::yield_now(); // until somebody waits for an answer

@@ -5,7 +5,7 @@
 //! [`crate::Params::names`], and in the metadata all else as JSON, with a digest of the whole. It appears under its name once
 //! it is whole and on the disk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +33,9 @@ const WHOLE: &str = "a checkpoint as it was written (without this file, training
 /// The fields of the metadata.
 const PROGRESS: &str = "progress";
 const DIGEST: &str = "sha256";
+
+/// The entries of a plan that say nothing to a reader.
+const DIGESTS: [&str; 3] = ["tokenizer", "train", "validation"];
 
 /// The state of a training after some step.
 #[derive(Debug, PartialEq)]
@@ -113,18 +116,17 @@ impl Checkpoint {
         all(folder)?.last().map(|(_, path)| Self::load(path)).transpose()
     }
 
-    /// After how many steps the latest one was written.
+    /// After how many steps the latest one of a folder was written, if there is one.
     pub(crate) fn latest_step(folder: &Path) -> Result<Option<u32>> {
+        if !folder.exists() {
+            return Ok(None);
+        }
         Ok(all(folder)?.last().map(|&(steps, _)| steps))
     }
 
     /// Makes sure that no training has begun in a folder.
     pub(crate) fn check_none(dir: &Path) -> Result<()> {
-        let folder = folder::checkpoints(dir);
-        if !folder.exists() {
-            return Ok(());
-        }
-        let Some(steps) = Self::latest_step(&folder)? else { return Ok(()) };
+        let Some(steps) = Self::latest_step(&folder::checkpoints(dir))? else { return Ok(()) };
         let expected = "an empty folder or a new one (or resume, to go on with the training in this one)";
         Err(Error::content(dir, "the folder", expected, format!("one with a training of {steps} steps")))
     }
@@ -176,4 +178,30 @@ pub(crate) fn digest<B: AsRef<[u8]>>(parts: impl IntoIterator<Item = B>) -> Stri
 
 pub(crate) fn hexadecimal(digest: Sha256) -> String {
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// An error where a folder has a training of another plan, or of what is a part of one.
+pub(crate) fn check_plan(dir: &Path, before: &Value, now: &Value) -> Result<()> {
+    let differences = differences("", before, now);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let expected = "the plan of the training that is in it (resume with the same texts and settings, or start another one \
+                    in another folder)";
+    Err(Error::content(dir, "the training", expected, differences.join(", ")))
+}
+
+/// What differs between two plans, in words.
+fn differences(name: &str, before: &Value, now: &Value) -> Vec<String> {
+    match (before, now) {
+        (Value::Object(fields), Value::Object(others)) => {
+            let names: BTreeSet<&String> = fields.keys().chain(others.keys()).collect();
+            (names.into_iter()).flat_map(|key| differences(key, &before[key], &now[key])).collect()
+        }
+        _ if before == now => Vec::new(),
+        (Value::String(_), Value::String(_)) if DIGESTS.contains(&name) => vec![format!("other {name}")],
+        // The sum of the threads' gradients depends on how many there are, and who says nothing gets as many as there are cores.
+        _ if name == "threads" => vec![format!("threads {now} where it was {before} (--threads {before} goes on)")],
+        _ => vec![format!("{name} {now} where it was {before}")],
+    }
 }

@@ -19,7 +19,7 @@ use crate::text::text_files::TextFiles;
 use crate::text::tokenizer::Tokenizer;
 use crate::text::tokenizer_config::TokenizerConfig;
 use crate::text::windows::{EncodedCorpus, Packing};
-use crate::training::checkpoint::{Checkpoint, digest};
+use crate::training::checkpoint::{Checkpoint, check_plan, digest};
 use crate::training::folder;
 
 /// What is kept, in a folder of its own.
@@ -138,9 +138,17 @@ impl Preparation {
         }
         let (place, made_of) = (folder::texts(dir), self.made_of()?);
         if let (true, Some(made_of)) = (resume, &made_of)
-            && let Some(prepared) = kept(&place, made_of)?
+            && let Some(kept) = Kept::load(&place)?
         {
-            return Ok(prepared);
+            if kept.made_of == *made_of {
+                return kept.texts(&place);
+            }
+            if Checkpoint::latest_step(&folder::checkpoints(dir))?.is_some() {
+                // Files that were written anew may say what they said; other settings need no reading to be refused.
+                let mut before = kept.made_of;
+                before["text"]["files"] = made_of["text"]["files"].clone();
+                check_plan(dir, &before, made_of)?;
+            }
         }
         match fs::remove_dir_all(&place) {
             Err(source) if source.kind() != ErrorKind::NotFound => return Err(Error::writing(&place, source)),
@@ -204,23 +212,26 @@ impl Preparation {
     }
 }
 
-/// What is kept, if it was made of this.
-fn kept(place: &Path, made_of: &Value) -> Result<Option<PreparedTexts>> {
-    let path = place.join(KEPT);
-    if !path.exists() {
-        return Ok(None);
+impl Kept {
+    /// What is written in a folder, if it is whole.
+    fn load(place: &Path) -> Result<Option<Self>> {
+        let path = place.join(KEPT);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let expected = "what a preparation has written (without this file, the text is read again)";
+        serde_json::from_value(files::read_json(&path)?)
+            .map(Some)
+            .map_err(|error| Error::content(&path, "the file", expected, error))
     }
-    let expected = "what a preparation has written (without this file, the text is read again)";
-    let kept: Kept = serde_json::from_value(files::read_json(&path)?)
-        .map_err(|error| Error::content(&path, "the file", expected, error))?;
-    if kept.made_of != *made_of {
-        return Ok(None);
+
+    fn texts(self, place: &Path) -> Result<PreparedTexts> {
+        let tokenizer = Tokenizer::load(place.join(TOKENIZER))?;
+        let width = Width::of_vocab(tokenizer.vocab());
+        let train = self.train.with(&place.join(TRAIN), width)?;
+        let validation = self.validation.with(&place.join(VALIDATION), width)?;
+        Ok(PreparedTexts { tokenizer, train, validation })
     }
-    let tokenizer = Tokenizer::load(place.join(TOKENIZER))?;
-    let width = Width::of_vocab(tokenizer.vocab());
-    let train = kept.train.with(&place.join(TRAIN), width)?;
-    let validation = kept.validation.with(&place.join(VALIDATION), width)?;
-    Ok(Some(PreparedTexts { tokenizer, train, validation }))
 }
 
 impl Counts {

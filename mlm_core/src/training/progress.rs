@@ -93,7 +93,7 @@ impl RunProgress {
         let history = progress.history(dir)?;
         let seconds_left = (step > 0).then(|| progress.seconds * steps.saturating_sub(step) as f64 / step as f64);
         let state = match occupied {
-            _ if step >= steps => RunState::Finished,
+            _ if step >= steps && progress.epoch.tokens == 0 => RunState::Finished,
             true => RunState::Training,
             false => RunState::Stopped,
         };

@@ -1,10 +1,8 @@
 //! Takes encoded texts and a folder, trains a model into it step by step, and goes on after any interruption as if there
 //! had been none; what is shown meanwhile is left to those who ask for the steps.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
-use std::mem;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -30,15 +28,12 @@ use crate::model::reference::Reference;
 use crate::model::weights::Values;
 use crate::text::batch::{Batch, DataLoader};
 use crate::text::masking::{Masker, Masking};
-use crate::training::checkpoint::{Checkpoint, EpochSums, Progress, digest};
+use crate::training::checkpoint::{Checkpoint, EpochSums, Progress, check_plan, digest};
 use crate::training::curve::LossCurve;
 use crate::training::folder;
 use crate::training::history::{EpochRecord, History};
 use crate::training::optimizer::{AdamW, AdamWConfig, Schedule};
 use crate::training::texts::{Texts, fingerprint};
-
-/// The entries of a plan that say nothing to a reader.
-const DIGESTS: [&str; 3] = ["tokenizer", "train", "validation"];
 
 /// The longest gradient that a step takes (Devlin et al. 2019, as in Google's code).
 const MAX_NORM: f64 = 1.0;
@@ -189,6 +184,8 @@ pub struct Training {
     epoch: EpochSums,
     history: History,
     curve: LossCurve,
+    /// A step that is taken, while its call has not returned.
+    taken: Option<TrainingStep>,
     seconds: f64,
     /// When the state was last written.
     saved: Instant,
@@ -279,12 +276,7 @@ impl Training {
             params.look_nearby();
         }
         if let Some(Checkpoint { progress, numbers: [weights, ..] }) = &found {
-            let differences = differences("", &progress.plan, &plan);
-            if !differences.is_empty() {
-                let expected = "the plan of the training that is in it (resume with the same texts and settings, or \
-                                start another one in another folder)";
-                return Err(Error::content(dir, "the training", expected, differences.join(", ")));
-            }
+            check_plan(dir, &progress.plan, &plan)?;
             if weights.len() != params.len() {
                 return Err(Error::content(&checkpoints, "weights", params.len().to_string(), weights.len()));
             }
@@ -308,6 +300,7 @@ impl Training {
             epoch: EpochSums::default(),
             history: History::new(folder::name(dir)),
             curve: LossCurve::default(),
+            taken: None,
             seconds: 0.0,
             saved: Instant::now(),
         };
@@ -316,7 +309,12 @@ impl Training {
                 training.optimizer.restore(progress.steps, [first, second].map(Values::F32))?;
                 training.history = progress.history(dir)?;
                 (training.epoch, training.curve, training.seconds) = (progress.epoch, progress.curve, progress.seconds);
-                training.publish(&params)?;
+                if training.is_epoch_open() {
+                    training.end_epoch()?;
+                    training.save()?;
+                } else {
+                    training.publish(&params)?;
+                }
             }
             None => {
                 if !training.validation.is_empty() {
@@ -355,9 +353,14 @@ impl Training {
         self.loader.batches()
     }
 
-    /// Whether the last step has been taken.
+    /// Whether the last step has been taken, and the last epoch evaluated.
     pub fn is_finished(&self) -> bool {
-        self.step_number() >= self.steps
+        self.step_number() >= self.steps && !self.is_epoch_open()
+    }
+
+    /// Whether the last step of an epoch has been taken, and the epoch is not in the history yet.
+    fn is_epoch_open(&self) -> bool {
+        self.epoch.tokens > 0 && self.step_number().is_multiple_of(self.loader.batches())
     }
 
     /// How long the training has taken, in seconds, without the time between an interruption and the state before it that
@@ -387,20 +390,31 @@ impl Training {
     }
 
     /// Takes one step: forward, backward, clipping to 1, update. The last one of an epoch evaluates the model, adds to the
-    /// history, and saves, if that was not done in the last 2 seconds.
+    /// history, and saves, if that was not done in the last 2 seconds. Where the evaluation ends early, as when the stop button is
+    /// pressed then, the step stays taken, and the next call goes on with it.
     ///
     /// # Errors
-    /// After the last step; when the loss is not finite; when the state cannot be written.
+    /// After the last step; when the loss is not finite; when the state cannot be written; [`Error::Interrupted`].
     pub fn step(&mut self) -> Result<TrainingStep> {
+        if self.taken.is_none() {
+            self.taken = Some(self.update()?);
+        }
+        let epoch = if self.is_epoch_open() { Some(self.end_epoch()?) } else { None };
+        let taken = self.taken.take().expect("taken above");
+        if self.is_finished() {
+            self.save()?;
+        } else if epoch.is_some() {
+            self.save_after(BETWEEN_EPOCHS)?;
+        }
+        Ok(TrainingStep { epoch, ..taken })
+    }
+
+    /// Takes a step.
+    fn update(&mut self) -> Result<TrainingStep> {
         let start = Instant::now();
         let step = self.step_number();
         let lr = self.schedule.lr(step)?;
-        let (epoch, nth) = (step / self.loader.batches(), step % self.loader.batches());
-        if nth == 0 || self.order.is_empty() {
-            self.order = self.loader.order(&mut generator(self.seed, Draw::Order, epoch));
-        }
-        let mut rng = generator(self.seed, Draw::Masks, step);
-        let batch = self.loader.batch(&self.order, nth, &self.masker, &mut rng).expect("a batch of the epoch")?;
+        let batch = self.batch(step)?;
         let dropout_seed = generator(self.seed, Draw::Dropout, step).random();
         let loss = expect_finite(step, self.encoder.forward(&batch, Mode::Train { dropout_seed })?)?;
         self.encoder.backward(&mut self.gradients)?;
@@ -409,31 +423,41 @@ impl Training {
         self.curve.push(loss);
         self.epoch.loss += loss;
         self.epoch.tokens += batch.tokens();
-        self.epoch.seconds += start.elapsed().as_secs_f64();
-        if self.is_finished() {
-            // No other step will notice what this one has done.
-            expect_finite(step, self.encoder.forward(&batch, Mode::Evaluate)?)?;
-        }
-        let is_last = nth + 1 == self.loader.batches();
-        let record = if is_last { Some(self.end_epoch(epoch + 1)?) } else { None };
-        self.seconds += start.elapsed().as_secs_f64();
-        if self.is_finished() {
-            self.save()?;
-        } else if is_last {
-            self.save_after(BETWEEN_EPOCHS)?;
-        }
-        Ok(TrainingStep { step: step + 1, loss, lr, tokens: batch.tokens(), epoch: record })
+        let seconds = start.elapsed().as_secs_f64();
+        self.epoch.seconds += seconds;
+        self.seconds += seconds;
+        Ok(TrainingStep { step: step + 1, loss, lr, tokens: batch.tokens(), epoch: None })
     }
 
-    fn end_epoch(&mut self, epoch: usize) -> Result<EpochRecord> {
-        let EpochSums { loss, tokens, seconds } = mem::take(&mut self.epoch);
+    /// The batch of a step.
+    fn batch(&mut self, step: usize) -> Result<Batch> {
+        let (epoch, nth) = (step / self.loader.batches(), step % self.loader.batches());
+        if nth == 0 || self.order.is_empty() {
+            self.order = self.loader.order(&mut generator(self.seed, Draw::Order, epoch));
+        }
+        let mut rng = generator(self.seed, Draw::Masks, step);
+        self.loader.batch(&self.order, nth, &self.masker, &mut rng).expect("a batch of the epoch")
+    }
+
+    /// Evaluates the model and adds the epoch to the history.
+    fn end_epoch(&mut self) -> Result<EpochRecord> {
+        let start = Instant::now();
+        let steps = self.step_number();
+        if steps == self.steps {
+            // No other step will notice what the last one has done.
+            let batch = self.batch(steps - 1)?;
+            expect_finite(steps - 1, self.encoder.forward(&batch, Mode::Evaluate)?)?;
+        }
+        let EpochSums { loss, tokens, seconds } = self.epoch;
         let record = self.validated(EpochRecord {
-            epoch,
+            epoch: steps / self.loader.batches(),
             train_loss: Some(loss / self.loader.batches() as f64),
             tokens_per_second: Some(tokens as f64 / seconds),
             ..EpochRecord::default()
         })?;
         self.history.push(record.clone())?;
+        self.epoch = EpochSums::default();
+        self.seconds += start.elapsed().as_secs_f64();
         Ok(record)
     }
 
@@ -546,19 +570,4 @@ fn expect_finite(steps: usize, loss: f64) -> Result<f64> {
         return Err(Error::argument("loss", expected, loss));
     }
     Ok(loss)
-}
-
-/// What differs between two plans, in words.
-fn differences(name: &str, before: &Value, now: &Value) -> Vec<String> {
-    match (before, now) {
-        (Value::Object(fields), Value::Object(others)) => {
-            let names: BTreeSet<&String> = fields.keys().chain(others.keys()).collect();
-            (names.into_iter()).flat_map(|key| differences(key, &before[key], &now[key])).collect()
-        }
-        _ if before == now => Vec::new(),
-        (Value::String(_), Value::String(_)) if DIGESTS.contains(&name) => vec![format!("other {name}")],
-        // The sum of the threads' gradients depends on how many there are, and who says nothing gets as many as there are cores.
-        _ if name == "threads" => vec![format!("threads {now} where it was {before} (--threads {before} goes on)")],
-        _ => vec![format!("{name} {now} where it was {before}")],
-    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mlm_core::*;
 
-use crate::training::{Plan, folder};
+use crate::training::{Plan, folder, losses};
 use crate::{assert_says, message};
 
 impl Plan {
@@ -96,6 +96,33 @@ fn a_run_can_be_asked_drawn_and_dropped_while_it_trains() {
     assert_eq!(second.progress().state, RunState::Stopped);
     assert_eq!(weights(&stopped), weights(&second.model().unwrap()));
     assert_eq!(weights(&stopped), Params::from_pretrained(folders[1].path()).unwrap().as_slice());
+}
+
+/// On a test that takes many times as long as a step.
+#[test]
+fn a_run_that_is_stopped_while_an_epoch_is_evaluated_ends_soon_and_evaluates_it_when_it_goes_on() {
+    let plan = Plan::new();
+    let five = plan.texts.validation.to_vec().unwrap();
+    let validation = five.iter().cycle().take(10_000).cloned().collect::<Vec<_>>().into();
+    let plan = Plan { texts: Texts { validation, ..plan.texts }, ..plan };
+    let [whole, stopped] = [folder(), folder()];
+    let expected = plan.finish(whole.path()).unwrap();
+    let mut in_evaluation = 0;
+    for nth in 0..20 {
+        let run = plan.run(stopped.path()).unwrap();
+        thread::sleep(Duration::from_millis(20 * (nth % 5)));
+        run.stop().unwrap();
+        let told = run.progress();
+        let training = plan.resume(stopped.path()).unwrap();
+        if told.state == RunState::Stopped && training.step_number() > told.step {
+            assert_eq!(training.step_number() % 4, 0);
+            assert_eq!(training.history().records().len(), told.history.records().len() + 1);
+            in_evaluation += 1;
+        }
+    }
+    assert!(in_evaluation > 0);
+    assert!(plan.finish(stopped.path()).unwrap() == expected);
+    assert_eq!(losses(stopped.path()), losses(whole.path()));
 }
 
 #[test]

@@ -81,6 +81,11 @@ fn a_large_text_is_read_once() {
     assert_eq!(open(&dir, &again, true).unwrap().step_number(), 1, "the plan is the same, to the last digest");
     assert_says(&message(preparation(&path, 40).start(&dir)), &["run", "a training of 1 steps", "resume"]);
 
+    // Other settings are refused before anything is read or written.
+    let other = Preparation { max_len: 15, repeat: 39, ..preparation(&path, 40) };
+    assert_says(&message(other.resume(&dir)), &["max_len 15 where it was 16, repeat 39 where it was 40", "same texts"]);
+    assert_eq!(fs::metadata(texts.join("texts.json")).unwrap().modified().unwrap(), kept);
+
     // What has been damaged is not trained on.
     let ids = fs::read(texts.join("train.ids")).unwrap();
     fs::write(texts.join("train.ids"), &ids[2..]).unwrap();
@@ -103,6 +108,7 @@ fn a_large_text_is_read_once() {
     );
     assert_says(&message(open(&dir, &other, true)), &["other train"]);
     // A text that cannot be used leaves nothing.
+    fs::remove_dir_all(dir.join("checkpoints")).unwrap();
     let none = Preparation { max_len: 2, ..preparation(&path, 40) };
     assert_says(&message(none.resume(&dir)), &["max_len"]);
     assert!(!texts.exists());

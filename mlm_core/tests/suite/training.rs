@@ -68,7 +68,7 @@ pub(crate) fn folder() -> TempDir {
 }
 
 /// The losses of a run; how fast it was is another each time.
-fn losses(dir: &Path) -> Vec<EpochRecord> {
+pub(crate) fn losses(dir: &Path) -> Vec<EpochRecord> {
     let history = History::load(dir).unwrap();
     let records = history.records().iter().cloned();
     records.map(|record| EpochRecord { tokens_per_second: None, ..record }).collect()

@@ -105,9 +105,6 @@ fn recipe() -> TrainingConfig {
     TrainingConfig::default()
 }
 
-/// Somebody wants the training to stop.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
 /// The time between two lines of progress where no terminal shows a bar.
 const LINE: Duration = Duration::from_secs(10);
 
@@ -138,7 +135,16 @@ impl Train {
         // When something was last said, and what came since.
         let (mut said, mut tokens, mut losses) = (Instant::now(), 0, Vec::new());
         while !training.is_finished() {
-            let TrainingStep { step, loss, tokens: more, epoch, .. } = training.step()?;
+            let taken = training.step();
+            if let Err(Error::Interrupted) = taken {
+                training.save()?;
+                bar.finish_and_clear();
+                let (step, steps) = (training.step_number(), training.steps());
+                return Err(Failure::Interrupted(format!(
+                    "interrupted after step {step} of {steps}, which is saved; the same command with --resume goes on"
+                )));
+            }
+            let TrainingStep { step, loss, tokens: more, epoch, .. } = taken?;
             tokens += more;
             losses.push(loss);
             bar.set_position(step as u64);
@@ -154,14 +160,6 @@ impl Train {
                 }
                 (said, tokens) = (Instant::now(), 0);
                 losses.clear();
-            }
-            if INTERRUPTED.load(Ordering::Relaxed) && !training.is_finished() {
-                training.save()?;
-                bar.finish_and_clear();
-                let (step, steps) = (training.step_number(), training.steps());
-                return Err(Failure::Interrupted(format!(
-                    "interrupted after step {step} of {steps}, which is saved; the same command with --resume goes on"
-                )));
             }
             training.save_after(self.checkpoint_seconds)?;
         }
@@ -293,12 +291,14 @@ impl Train {
 
 /// A first Ctrl-C (or a request to terminate) lets the step end and the training save itself, a second one does not wait.
 fn stop_on_interrupt() -> Result<(), Failure> {
-    let interrupt = || {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+    let is_second = AtomicBool::new(false);
+    let on_signal = move || {
+        if is_second.swap(true, Ordering::Relaxed) {
             std::process::exit(Failure::INTERRUPTED.into());
         }
+        interrupt();
     };
-    ctrlc::set_handler(interrupt).map_err(|error| Failure::Error(error.to_string()))
+    ctrlc::set_handler(on_signal).map_err(|error| Failure::Error(error.to_string()))
 }
 
 /// How far the training is, on stderr; hidden where that is no terminal.
