@@ -65,12 +65,31 @@ pub(crate) struct Scratch {
     pub(crate) dqueries: Buffer,
     /// `[tokens, 2 d_model]`
     pub(crate) dkeys_values: Buffer,
+    /// Of keys and values of the cut sequences, what comes from the share's queries `[cut, 2 d_model]`.
+    pub(crate) dcut: Buffer,
     /// `[tokens, d_ff]`
     pub(crate) dactivated: Buffer,
     /// `[masked, d_model]`
     pub(crate) dtransformed: Buffer,
     /// Of weights and biases of a block's LayerNorms, the share's part `[2 d_model]` each.
     pub(crate) dnorms: [Buffer; 2],
+}
+
+/// What a worker has from the others: of the sequences that it has a part of, one after the other.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Joined {
+    /// Keys and values of all their tokens `[cut, 2 d_model]`.
+    pub(crate) keys_values: Buffer,
+    /// The gradients of those of the worker's own tokens, each where its token is among all.
+    pub(crate) dkeys_values: Buffer,
+}
+
+impl Joined {
+    /// All buffers and the lengths that so many tokens of sequences need them to have.
+    pub(crate) fn buffers(&mut self, config: &ModelConfig, cut: usize) -> [(&mut Buffer, usize); 2] {
+        let length = cut.saturating_mul(2 * config.d_model);
+        [(&mut self.keys_values, length), (&mut self.dkeys_values, length)]
+    }
 }
 
 impl Activations {
@@ -80,8 +99,14 @@ impl Activations {
         Self { hidden, layers, ..Self::default() }
     }
 
-    /// All buffers and the lengths that a share of a batch needs them to have.
-    pub(crate) fn buffers(&mut self, config: &ModelConfig, size: Size) -> impl Iterator<Item = (&mut Buffer, usize)> {
+    /// All buffers and the lengths that a share of a batch needs them to have, and so many tokens of the sequences that it may
+    /// have a part of.
+    pub(crate) fn buffers(
+        &mut self,
+        config: &ModelConfig,
+        size: Size,
+        cut: usize,
+    ) -> impl Iterator<Item = (&mut Buffer, usize)> {
         let Size { tokens, masked, pairs, asked, asked_pairs, longest } = size;
         let ModelConfig { d_model, d_ff, heads, .. } = *config;
         let rows = tokens.saturating_mul(d_model);
@@ -106,6 +131,7 @@ impl Activations {
                     dcontext,
                     dqueries,
                     dkeys_values,
+                    dcut,
                     dactivated,
                     dtransformed,
                     dnorms: [dnorm, dnorm_after],
@@ -147,6 +173,7 @@ impl Activations {
             (dcontext, rows),
             (dqueries, rows),
             (dkeys_values, rows.saturating_mul(2)),
+            (dcut, cut.saturating_mul(2 * d_model)),
             (dactivated, tokens.saturating_mul(d_ff)),
             (dtransformed, masked_rows),
             (dnorm, 2 * d_model),

@@ -54,17 +54,8 @@ impl Sums<'_> {
 }
 
 impl Pass<'_> {
-    /// The gradients of what a block has computed and of its input, after the way forward to the loss, and the way back
-    /// through the blocks behind it.
-    pub(crate) fn back(&self, block: Block, activations: &mut Activations, room: &mut Room) {
-        match block {
-            Block::Head => self.back_from_head(activations, room),
-            Block::Layer(nth) => self.back_through_layer(nth, activations, room),
-            Block::Embeddings => self.back_to_embeddings(activations),
-        }
-    }
-
-    fn back_from_head(&self, activations: &mut Activations, room: &mut Room) {
+    /// The gradients of what the head has computed and of its input, after the way forward to the loss.
+    pub(crate) fn back_from_head(&self, activations: &mut Activations, room: &mut Room) {
         let ModelConfig { d_model, vocab, .. } = *self.config;
         let layers = self.weights.layers;
         let Activations { head_slope, head_normal, logits, scratch, .. } = activations;
@@ -78,7 +69,9 @@ impl Pass<'_> {
         self.input_backward(&layers.transform, dtransformed, Start::Zero, Target::new(dhidden, d_model), room);
     }
 
-    fn back_through_layer(&self, nth: usize, activations: &mut Activations, room: &mut Room) {
+    /// The gradients of what a layer has computed from its queries, keys and values on, and of these; takes the keys and values
+    /// of the sequences that the share has a part of, and of these gives what comes from its queries.
+    pub(crate) fn back_to_keys(&self, nth: usize, activations: &mut Activations, of_cut: &[f32], room: &mut Room) {
         let Self { config, share, .. } = self;
         let ModelConfig { d_model, d_ff, .. } = **config;
         let (layer, kept) = (&self.weights.layers.layers[nth], &activations.layers[nth]);
@@ -90,6 +83,7 @@ impl Pass<'_> {
             dcontext,
             dqueries,
             dkeys_values,
+            dcut,
             dactivated,
             dnorms: [attention_dnorm, output_dnorm],
             ..
@@ -120,40 +114,62 @@ impl Pass<'_> {
         self.drop(Site::AttentionOutput(nth), rows, dattention);
         let dsum = Matrix::new(dattention, d_model);
         self.input_backward(&layer.attention_output, dsum, Start::Zero, Target::new(dcontext, d_model), room);
-        for Attended { rows, queries, keys, pairs } in share.each_attention(config.heads, asked) {
-            let (queries, keys) = (numbers(&queries, d_model), numbers(&keys, 2 * d_model));
-            let of_sequence = Sequence {
-                rows,
-                queries: &kept.queries[queries.clone()],
-                keys_values: &kept.keys_values[keys.clone()],
+        for Attended { rows, queries, keys, cut, pairs, .. } in share.each_attention(config.heads, asked) {
+            let queries = numbers(&queries, d_model);
+            let (keys_values, dkeys_values) = match cut {
+                None => {
+                    let keys = numbers(&keys, 2 * d_model);
+                    (&kept.keys_values[keys.clone()], &mut dkeys_values[keys])
+                }
+                Some(cut) => {
+                    let keys = numbers(&cut, 2 * d_model);
+                    (&of_cut[keys.clone()], &mut dcut[keys])
+                }
             };
             attention::backward(
                 self.heads(nth),
-                &of_sequence,
+                &Sequence { rows, queries: &kept.queries[queries.clone()], keys_values },
                 &kept.probabilities[pairs],
                 &dcontext[queries.clone()],
-                [&mut dqueries[queries], &mut dkeys_values[keys]],
+                [&mut dqueries[queries], dkeys_values],
                 attention_room,
             );
         }
         self.clock.lap(Operation::Attention);
-        let dqueries = Matrix::new(dqueries, d_model);
+    }
+
+    /// The gradient of a layer's input, after [`Pass::back_to_keys`]; takes the gradients of the keys and values of the sequences
+    /// that the share has a part of.
+    pub(crate) fn back_from_keys(&self, nth: usize, activations: &mut Activations, of_cut: &[f32], room: &mut Room) {
+        let Self { config, share, .. } = self;
+        let (d_model, layer, asked) = (config.d_model, &self.weights.layers.layers[nth], self.asked_of(nth));
+        let Scratch { dhidden, dcontext, dqueries, dkeys_values, .. } = &mut activations.scratch;
+        for Attended { whole, keys, cut, .. } in share.each_attention(config.heads, asked) {
+            if let Some(cut) = cut {
+                let first = cut.start + share.rows().start + keys.start - whole.start;
+                let gradients = &of_cut[numbers(&(first..first + keys.len()), 2 * d_model)];
+                dkeys_values[numbers(&keys, 2 * d_model)].copy_from_slice(gradients);
+            }
+        }
+        let rows = share.asked(asked).len() * d_model;
+        let (dasked, dqueries) = (&mut dhidden[..rows], Matrix::new(&dqueries[..rows], d_model));
         self.input_backward(&layer.query, dqueries, Start::Target, Target::new(dasked, d_model), room);
-        self.scatter(asked, dhidden, dcontext);
+        self.scatter(asked, dhidden, &mut dcontext[..rows]);
         for (part, linear) in layer.key_value.iter().enumerate() {
             let dpart = Matrix::part(&dkeys_values[part * d_model..], share.rows().len(), d_model, 2 * d_model);
             self.input_backward(linear, dpart, Start::Target, Target::new(dhidden, d_model), room);
         }
     }
 
-    fn back_to_embeddings(&self, activations: &mut Activations) {
+    /// The gradients of the sums of embeddings.
+    pub(crate) fn back_to_embeddings(&self, activations: &mut Activations) {
         let Activations { embeddings_normal, scratch: Scratch { dhidden, dnorms, .. }, .. } = activations;
         self.drop(Site::Embeddings, self.share.asked(Asked::All), dhidden);
         self.norm_backward(&self.weights.layers.embeddings_norm, embeddings_normal, dhidden, &mut dnorms[0]);
     }
 
     /// The gradients of those of a block's weights that `sums` are for: adds what comes from the share's tokens, after
-    /// [`Pass::back`] through the block.
+    /// the way back through the block.
     pub(crate) fn add_gradients(&self, block: Block, activations: &Activations, sums: &mut Sums<'_>, room: &mut Room) {
         let Self { config, share, .. } = self;
         let ModelConfig { d_model, d_ff, vocab, .. } = **config;

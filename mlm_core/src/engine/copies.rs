@@ -71,7 +71,8 @@ impl Store for Copies {
                 }
                 tools.clock.lap(Operation::Packing);
             }
-            work.forward(nth, step, Weights { values: weights, layers }, tools);
+            let stages = 0..=layers.layers.len();
+            work.forward(nth, step, stages, Weights { values: weights, layers }, tools);
         });
         *stale = false;
     }

@@ -1,6 +1,5 @@
-//! One worker's way forward through the model: takes its share of a batch, whole sequences that lie end to end, gives the
-//! loss of its masked rows. Which operation follows which is written here, the operations themselves each in a file of its
-//! own.
+//! One worker's way forward through the model: takes its share of a batch, rows that lie end to end, gives the loss of its
+//! masked rows. Which operation follows which is written here, the operations themselves each in a file of its own.
 //!
 //! In training nobody asks for the last layer's output where nothing is masked. Its gradient there is 0, and so is that of all
 //! that leads to it and nowhere else: of the query, the context and the feed-forward block. The last layer goes through these
@@ -40,65 +39,77 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Hidden states and probabilities of all layers, of the last for the rows that it is asked for.
-    pub(crate) fn encode(&self, activations: &mut Activations, room: &mut Room) {
+    /// The input of the first layer.
+    pub(crate) fn embed(&self, activations: &mut Activations) {
         let Self { config, share, weights: Weights { values: weights, layers }, .. } = self;
-        let d_model = config.d_model;
-        let Activations { embeddings_normal, hidden, layers: of_layers, gathered, scratch, .. } = activations;
+        let Activations { embeddings_normal, hidden, .. } = activations;
         let tables = Tables {
             word: &weights[layers.word.clone()],
             position: &weights[layers.position.clone()],
             token_type: &weights[layers.token_type.clone()],
         };
-        embeddings::forward(share.tokens(), tables, d_model, &mut embeddings_normal.rows);
+        embeddings::forward(share.tokens(), tables, config.d_model, &mut embeddings_normal.rows);
         self.clock.lap(Operation::Embeddings);
         self.norm_forward(&layers.embeddings_norm, embeddings_normal, &mut hidden[0]);
         self.drop(Site::Embeddings, share.asked(Asked::All), &mut hidden[0]);
+    }
 
-        for (nth, (layer, kept)) in layers.layers.iter().zip(of_layers).enumerate() {
-            let (input, output) = hidden[nth..].split_first_mut().expect("one more than layers");
-            let (input, output) = (&**input, &mut output[0]);
-            let asked = self.asked_of(nth);
-            let asked_input = self.gather(asked, input, gathered);
-
-            let queries = Target::new(&mut kept.queries, d_model);
-            self.linear_forward(&layer.query, Matrix::new(asked_input, d_model), queries, room);
-            for (part, linear) in layer.key_value.iter().enumerate() {
-                let target = Target::new(&mut kept.keys_values[part * d_model..], 2 * d_model);
-                self.linear_forward(linear, Matrix::new(input, d_model), target, room);
-            }
-            for Attended { rows, queries, keys, pairs } in share.each_attention(config.heads, asked) {
-                let sequence = Sequence {
-                    rows,
-                    queries: &kept.queries[numbers(&queries, d_model)],
-                    keys_values: &kept.keys_values[numbers(&keys, 2 * d_model)],
-                };
-                let context = &mut kept.context[numbers(&queries, d_model)];
-                let probabilities = &mut kept.probabilities[pairs];
-                attention::forward(self.heads(nth), &sequence, probabilities, context, &mut scratch.attention);
-            }
-            self.clock.lap(Operation::Attention);
-            let sum = &mut kept.attention_normal.rows;
-            let context = Matrix::new(&kept.context, d_model);
-            self.linear_forward(&layer.attention_output, context, Target::new(sum, d_model), room);
-            self.drop(Site::AttentionOutput(nth), share.asked(asked), sum);
-            add(sum, asked_input);
-            self.norm_forward(&layer.attention_norm, &mut kept.attention_normal, &mut kept.attended);
-
-            let attended = Matrix::new(&kept.attended, d_model);
-            self.linear_forward(&layer.intermediate, attended, Target::new(&mut kept.slope, config.d_ff), room);
-            gelu::forward(&mut kept.slope, &mut kept.activated);
-            self.clock.lap(Operation::Gelu);
-            let sum = &mut kept.output_normal.rows;
-            let activated = Matrix::new(&kept.activated, config.d_ff);
-            self.linear_forward(&layer.output, activated, Target::new(sum, d_model), room);
-            self.drop(Site::Output(nth), share.asked(asked), sum);
-            add(sum, &kept.attended);
-            self.norm_forward(&layer.output_norm, &mut kept.output_normal, output);
+    /// Queries, keys and values of a layer, from its input.
+    pub(crate) fn project(&self, nth: usize, activations: &mut Activations, room: &mut Room) {
+        let d_model = self.config.d_model;
+        let Activations { hidden, layers, gathered, .. } = activations;
+        let (layer, input, kept) = (&self.weights.layers.layers[nth], &hidden[nth], &mut layers[nth]);
+        let asked_input = self.gather(self.asked_of(nth), input, gathered);
+        let queries = Target::new(&mut kept.queries, d_model);
+        self.linear_forward(&layer.query, Matrix::new(asked_input, d_model), queries, room);
+        for (part, linear) in layer.key_value.iter().enumerate() {
+            let target = Target::new(&mut kept.keys_values[part * d_model..], 2 * d_model);
+            self.linear_forward(linear, Matrix::new(input, d_model), target, room);
         }
     }
 
-    /// Logits at the masked rows, after [`Pass::encode`] for these.
+    /// The output of a layer, for the rows that it is asked for; takes the keys and values of the sequences that the share has a
+    /// part of.
+    pub(crate) fn attend(&self, nth: usize, activations: &mut Activations, of_cut: &[f32], room: &mut Room) {
+        let Self { config, share, weights: Weights { layers, .. }, .. } = self;
+        let (d_model, layer, asked) = (config.d_model, &layers.layers[nth], self.asked_of(nth));
+        let Activations { hidden, layers: of_layers, gathered, scratch, .. } = activations;
+        let (kept, (input, output)) = (&mut of_layers[nth], hidden.split_at_mut(nth + 1));
+        let asked_input = if asked == Asked::All { &input[nth] } else { gathered };
+        for Attended { rows, queries, keys, cut, pairs, .. } in share.each_attention(config.heads, asked) {
+            let sequence = Sequence {
+                rows,
+                queries: &kept.queries[numbers(&queries, d_model)],
+                keys_values: match cut {
+                    None => &kept.keys_values[numbers(&keys, 2 * d_model)],
+                    Some(cut) => &of_cut[numbers(&cut, 2 * d_model)],
+                },
+            };
+            let context = &mut kept.context[numbers(&queries, d_model)];
+            let probabilities = &mut kept.probabilities[pairs];
+            attention::forward(self.heads(nth), &sequence, probabilities, context, &mut scratch.attention);
+        }
+        self.clock.lap(Operation::Attention);
+        let sum = &mut kept.attention_normal.rows;
+        let context = Matrix::new(&kept.context, d_model);
+        self.linear_forward(&layer.attention_output, context, Target::new(sum, d_model), room);
+        self.drop(Site::AttentionOutput(nth), share.asked(asked), sum);
+        add(sum, asked_input);
+        self.norm_forward(&layer.attention_norm, &mut kept.attention_normal, &mut kept.attended);
+
+        let attended = Matrix::new(&kept.attended, d_model);
+        self.linear_forward(&layer.intermediate, attended, Target::new(&mut kept.slope, config.d_ff), room);
+        gelu::forward(&mut kept.slope, &mut kept.activated);
+        self.clock.lap(Operation::Gelu);
+        let sum = &mut kept.output_normal.rows;
+        let activated = Matrix::new(&kept.activated, config.d_ff);
+        self.linear_forward(&layer.output, activated, Target::new(sum, d_model), room);
+        self.drop(Site::Output(nth), share.asked(asked), sum);
+        add(sum, &kept.attended);
+        self.norm_forward(&layer.output_norm, &mut kept.output_normal, &mut output[0]);
+    }
+
+    /// Logits at the masked rows, after the last layer for these.
     pub(crate) fn head(&self, activations: &mut Activations, room: &mut Room) {
         let Self { config, weights: Weights { layers, .. }, .. } = self;
         let ModelConfig { d_model, vocab, .. } = **config;

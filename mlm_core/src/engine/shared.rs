@@ -52,14 +52,32 @@ impl Store for Shared {
             *stale = false;
         }
         let weights = Weights { values: weights, layers };
-        threads.run(false, |nth, tools, work| work.forward(nth, step, weights, tools));
+        let last = layers.layers.len();
+        if !threads.work.is_cut() {
+            threads.run(false, |nth, tools, work| work.forward(nth, step, 0..=last, weights, tools));
+            return;
+        }
+        for stage in 0..=last {
+            if let Some(layer) = stage.checked_sub(1) {
+                threads.run(false, |nth, tools, work| work.join_keys(nth, layer, tools));
+            }
+            threads.run(false, |nth, tools, work| work.forward(nth, step, stage..=stage, weights, tools));
+        }
     }
 
     fn backward(&mut self, threads: &mut Threads, gradients: &mut [f32]) -> f64 {
         let Self { weights, layers, owned, .. } = &*self;
         let weights = Weights { values: weights, layers };
         for block in Block::back(layers.layers.len()) {
-            threads.run(true, |nth, tools, work| work.back(nth, block, weights, tools));
+            match block {
+                Block::Layer(layer) if threads.work.is_cut() => {
+                    threads.run(true, |nth, tools, work| work.join_keys(nth, layer, tools));
+                    threads.run(true, |nth, tools, work| work.back_to_keys(nth, layer, weights, tools));
+                    threads.run(true, |nth, tools, work| work.join_gradients(nth, tools));
+                    threads.run(true, |nth, tools, work| work.back_from_keys(nth, layer, weights, tools));
+                }
+                _ => threads.run(true, |nth, tools, work| work.back(nth, block, weights, tools)),
+            }
             let (range, (tokens, masked)) = (layers.range(block), threads.work.tokens());
             let (mut start, mut rest) = (range.start, &mut gradients[range]);
             let ends = layers.split(block, threads.work.threads(), tokens, masked);

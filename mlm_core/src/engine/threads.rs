@@ -2,12 +2,12 @@
 //! a block of it, with the share of one thread. Where the weights lie is left to [`crate::engine::store`].
 
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use smallvec::SmallVec;
 
-use crate::engine::activations::Activations;
+use crate::engine::activations::{Activations, Joined};
 use crate::engine::backward::Sums;
 use crate::engine::buffer;
 use crate::engine::clock::Clock;
@@ -51,9 +51,11 @@ pub(crate) struct Threads {
 
 /// What they work on.
 pub(crate) struct Work {
-    config: ModelConfig,
-    batch: Batch,
+    pub(crate) config: ModelConfig,
+    pub(crate) batch: Batch,
     mode: Mode,
+    /// There is a sequence of which several workers have a part.
+    is_cut: bool,
     pub(crate) workers: Vec<RwLock<Worker>>,
     pub(crate) tools: Vec<Mutex<Tools>>,
 }
@@ -64,8 +66,8 @@ pub(crate) struct Work {
 #[derive(Debug, Default)]
 pub(crate) struct Worker {
     pub(crate) activations: Activations,
-    /// Its sequences of the batch.
-    pub(crate) sequences: Range<usize>,
+    /// Its rows of the batch.
+    pub(crate) rows: Range<usize>,
     /// The part of the batch's loss that comes from them.
     pub(crate) loss: f64,
     /// What is predicted for its masked rows.
@@ -77,6 +79,7 @@ pub(crate) struct Worker {
 #[derive(Debug)]
 pub(crate) struct Tools {
     pub(crate) room: Room,
+    pub(crate) joined: Joined,
     pub(crate) clock: Clock,
 }
 
@@ -92,11 +95,12 @@ impl Threads {
     pub(crate) fn new(config: &ModelConfig, how: EngineConfig) -> Result<Self> {
         let EngineConfig { threads, precision, vectors } = how;
         let worker = || RwLock::new(Worker { activations: Activations::new(config), ..Worker::default() });
-        let tools = || Mutex::new(Tools { room: Room::new(precision), clock: Clock::new() });
+        let tools = || Mutex::new(Tools { room: Room::new(precision), joined: Joined::default(), clock: Clock::new() });
         let work = Work {
             config: config.clone(),
             batch: Batch::with_gaps([], 0),
             mode: Mode::Evaluate,
+            is_cut: false,
             workers: (0..threads).map(|_| worker()).collect(),
             tools: (0..threads).map(|_| tools()).collect(),
         };
@@ -119,30 +123,46 @@ impl Threads {
         });
     }
 
-    /// Gives each worker its sequences of a batch, and the memory for them, if there is as much, and for the numbers of what
-    /// the step is to return.
-    pub(crate) fn share_out(&mut self, batch: &Batch, mode: Mode, step: Step, returned: usize) -> Result<()> {
-        let Work { config, batch: of_threads, mode: of_batch, workers, tools } = &mut self.work;
+    /// Gives each worker its rows of a batch, the parts of a sequence to several if it may be cut, and the memory for them, if
+    /// there is as much, and for the numbers of what the step is to return.
+    pub(crate) fn share_out(
+        &mut self,
+        batch: &Batch,
+        mode: Mode,
+        step: Step,
+        may_cut: bool,
+        returned: usize,
+    ) -> Result<()> {
+        let Work { config, batch: of_threads, mode: of_batch, is_cut, workers, tools } = &mut self.work;
+        // A share has a part of two sequences at most. There is memory for these also where they are whole, lest a later batch
+        // takes some.
+        let cut = if may_cut && workers.len() > 1 { 2 * batch.longest() } else { 0 };
         let mut missing = returned;
         let mut sizes: SmallVec<[Size; 16]> = SmallVec::new();
-        for (worker, sequences) in workers.iter().zip(split(&batch.offsets, workers.len())) {
-            let size = Share::new(batch, sequences.clone()).size(step.asked());
+        *is_cut = false;
+        for (worker, rows) in workers.iter().zip(split(&batch.offsets, workers.len(), may_cut)) {
+            let size = Share::new(batch, rows.clone()).size(step.asked());
             let mut worker = write(worker);
-            worker.sequences = sequences;
-            missing = missing.saturating_add(buffer::missing(worker.activations.buffers(config, size)));
+            *is_cut |= batch.offsets.binary_search(&rows.end).is_err();
+            worker.rows = rows;
+            missing = missing.saturating_add(buffer::missing(worker.activations.buffers(config, size, cut)));
             sizes.push(size);
         }
         // A thread may have to do with the tokens of any other.
         let most = sizes.iter().map(|size| size.tokens).max().unwrap_or(0);
         for tools in tools.iter() {
-            missing = missing.saturating_add(buffer::missing(lock(tools).room.buffers(config, most)));
+            let Tools { room, joined, .. } = &mut *lock(tools);
+            let needs = room.buffers(config, most).into_iter().chain(joined.buffers(config, cut));
+            missing = missing.saturating_add(buffer::missing(needs));
         }
         if missing > 0 {
             memory::check("batch", "a batch", missing, || memory::describe(batch))?;
         }
         for ((worker, tools), size) in workers.iter().zip(tools).zip(sizes) {
-            buffer::fit(write(worker).activations.buffers(config, size));
-            buffer::fit(lock(tools).room.buffers(config, most));
+            buffer::fit(write(worker).activations.buffers(config, size, cut));
+            let Tools { room, joined, .. } = &mut *lock(tools);
+            buffer::fit(room.buffers(config, most));
+            buffer::fit(joined.buffers(config, cut));
         }
         copy(batch, of_threads);
         *of_batch = mode;
@@ -161,33 +181,92 @@ impl Work {
         (self.batch.tokens(), self.batch.masked_rows.len())
     }
 
-    /// One step forward with a worker's share of the batch.
-    pub(crate) fn forward(&self, nth: usize, step: Step, weights: Weights<'_>, tools: &mut Tools) {
-        let Worker { activations, sequences, loss, scores } = &mut *write(&self.workers[nth]);
-        let Tools { room, clock } = tools;
-        if Range::is_empty(sequences) {
+    /// Whether there is a sequence of which several workers have a part. Its keys and values, and their gradients, have to be
+    /// [joined](crate::engine::joined) then before they are needed.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
+    /// With a worker's share of the batch one step forward, or some stages of it: in the first one to the keys of the first layer,
+    /// then from a layer's keys to those of the next, in the last to the end.
+    pub(crate) fn forward(
+        &self,
+        nth: usize,
+        step: Step,
+        stages: RangeInclusive<usize>,
+        weights: Weights<'_>,
+        tools: &mut Tools,
+    ) {
+        let Worker { activations, rows, loss, scores } = &mut *write(&self.workers[nth]);
+        let Tools { room, joined, clock } = tools;
+        if Range::is_empty(rows) {
             *loss = 0.0;
             scores.clear();
             return;
         }
-        let pass = self.pass(sequences, step.asked(), weights, clock);
-        pass.encode(activations, room);
-        if step != Step::Encode {
-            pass.head(activations, room);
-        }
-        match step {
-            Step::Loss => *loss = pass.loss(activations),
-            Step::Scores => *scores = pass.scores(activations),
-            Step::Encode | Step::Logits => {}
+        let pass = self.pass(rows, step.asked(), weights, clock);
+        for stage in stages {
+            match stage.checked_sub(1) {
+                None => pass.embed(activations),
+                Some(layer) => pass.attend(layer, activations, &joined.keys_values, room),
+            }
+            if stage < self.config.layers {
+                pass.project(stage, activations, room);
+            } else {
+                if step != Step::Encode {
+                    pass.head(activations, room);
+                }
+                match step {
+                    Step::Loss => *loss = pass.loss(activations),
+                    Step::Scores => *scores = pass.scores(activations),
+                    Step::Encode | Step::Logits => {}
+                }
+            }
         }
     }
 
     /// Back through a block with a worker's share of the batch.
     pub(crate) fn back(&self, nth: usize, block: Block, weights: Weights<'_>, tools: &mut Tools) {
-        let Worker { activations, sequences, .. } = &mut *write(&self.workers[nth]);
-        let Tools { room, clock } = tools;
-        if !Range::is_empty(sequences) {
-            self.pass(sequences, Asked::Masked, weights, clock).back(block, activations, room);
+        match block {
+            Block::Head => self.with_share(nth, weights, tools, |pass, activations, _, room| {
+                pass.back_from_head(activations, room);
+            }),
+            Block::Layer(layer) => {
+                self.back_to_keys(nth, layer, weights, tools);
+                self.back_from_keys(nth, layer, weights, tools);
+            }
+            Block::Embeddings => self.with_share(nth, weights, tools, |pass, activations, _, _| {
+                pass.back_to_embeddings(activations);
+            }),
+        }
+    }
+
+    /// Back through a layer as far as its keys and values.
+    pub(crate) fn back_to_keys(&self, nth: usize, layer: usize, weights: Weights<'_>, tools: &mut Tools) {
+        self.with_share(nth, weights, tools, |pass, activations, joined, room| {
+            pass.back_to_keys(layer, activations, &joined.keys_values, room);
+        });
+    }
+
+    /// Back from there to the layer's input.
+    pub(crate) fn back_from_keys(&self, nth: usize, layer: usize, weights: Weights<'_>, tools: &mut Tools) {
+        self.with_share(nth, weights, tools, |pass, activations, joined, room| {
+            pass.back_from_keys(layer, activations, &joined.dkeys_values, room);
+        });
+    }
+
+    /// Some of the way back with a worker's share of the batch, if it has any.
+    fn with_share(
+        &self,
+        nth: usize,
+        weights: Weights<'_>,
+        tools: &mut Tools,
+        back: impl FnOnce(Pass<'_>, &mut Activations, &Joined, &mut Room),
+    ) {
+        let Worker { activations, rows, .. } = &mut *write(&self.workers[nth]);
+        let Tools { room, joined, clock } = tools;
+        if !Range::is_empty(rows) {
+            back(self.pass(rows, Asked::Masked, weights, clock), activations, joined, room);
         }
     }
 
@@ -200,11 +279,11 @@ impl Work {
         sums: &mut Sums<'_>,
         tools: &mut Tools,
     ) {
-        let Tools { room, clock } = tools;
+        let Tools { room, clock, .. } = tools;
         for worker in &self.workers[workers] {
-            let Worker { activations, sequences, .. } = &*read(worker);
-            if !Range::is_empty(sequences) {
-                let pass = self.pass(sequences, Asked::Masked, weights, clock);
+            let Worker { activations, rows, .. } = &*read(worker);
+            if !rows.is_empty() {
+                let pass = self.pass(rows, Asked::Masked, weights, clock);
                 pass.add_gradients(block, activations, sums, room);
                 sums.begun = true;
             }
@@ -214,8 +293,8 @@ impl Work {
         }
     }
 
-    fn pass<'a>(&'a self, sequences: &Range<usize>, asked: Asked, weights: Weights<'a>, clock: &'a Clock) -> Pass<'a> {
-        let share = Share::new(&self.batch, sequences.clone());
+    fn pass<'a>(&'a self, rows: &Range<usize>, asked: Asked, weights: Weights<'a>, clock: &'a Clock) -> Pass<'a> {
+        let share = Share::new(&self.batch, rows.clone());
         Pass { config: &self.config, mode: self.mode, share, asked, weights, clock }
     }
 }

@@ -167,6 +167,63 @@ fn the_gradients_of_a_large_model_equal_the_reference_on_any_number_of_threads()
     }
 }
 
+/// With few sequences several threads of a large model have a part of one.
+#[test]
+fn threads_that_share_a_sequence_compute_what_one_does() {
+    let mut rng = seeded(9);
+    let config = ModelConfig {
+        d_model: 60,
+        heads: 3,
+        d_ff: 130,
+        max_len: 90,
+        hidden_dropout: 0.1,
+        attention_dropout: 0.2,
+        ..ModelConfig::new(8_000)
+    };
+    let params = Params::init(&config, &mut rng).unwrap();
+    let mut batch_of = |lengths: &[usize], gaps: &[usize]| {
+        let mut batch = Batch::with_gaps([], 0);
+        for &length in lengths {
+            batch.input_ids.extend((0..length).map(|_| rng.random_range(5..8_000u32)));
+            batch.offsets.push(batch.tokens());
+        }
+        batch.masked_rows = gaps.to_vec();
+        batch.targets = gaps.iter().map(|_| rng.random_range(5..8_000)).collect();
+        batch.treatments = vec![Treatment::Mask; gaps.len()];
+        batch
+    };
+    // In the third one all but one of the threads have a part of the sequence in which nothing is masked.
+    for batch in [
+        batch_of(&[90], &[3, 40, 41, 77, 89]),
+        batch_of(&[70, 20, 60], &[0, 30, 75, 88, 90, 149]),
+        batch_of(&[80], &[1]),
+        batch_of(&[2, 1, 85, 3, 40], &[0, 2, 50, 60, 87, 88, 130]),
+    ] {
+        let mode = Mode::Train { dropout_seed: 1 };
+        let mut reference = Reference::new(&params, DType::F64, &Device::Cpu).unwrap();
+        let (theirs, expected) = forward_and_back(&mut reference, &batch, mode);
+        let one = Engine::with_threads(&params, 1).unwrap();
+        let Encoded { hidden_states, attention, .. } = one.encode(&batch, mode).unwrap();
+        let encoded = [hidden_states, attention].concat();
+        let (logits, scores) = (flat(&one.logits(&batch, mode).unwrap()), one.score(&batch).unwrap());
+        for threads in [1, 2, 3, 5, 16] {
+            let mut engine = Engine::with_threads(&params, threads).unwrap();
+            let (ours, gradients) = forward_and_back(&mut engine, &batch, mode);
+            assert_close(&format!("{threads} threads"), &[ours], &[theirs], theirs, 1e-5);
+            assert_gradients(&gradients, |name| flat(&expected.get(name).unwrap()), 1e-4);
+            let Encoded { hidden_states, attention, .. } = engine.encode(&batch, mode).unwrap();
+            for (ours, one) in [hidden_states, attention].concat().iter().zip(&encoded) {
+                assert_eq!(ours.dims(), one.dims());
+                assert_close(&format!("{threads} threads"), &flat(ours), &flat(one), 1.0, 1e-5);
+            }
+            assert_close("logits", &flat(&engine.logits(&batch, mode).unwrap()), &logits, 1.0, 1e-5);
+            for (ours, one) in engine.score(&batch).unwrap().iter().zip(&scores) {
+                assert!((ours.log_probability - one.log_probability).abs() < 1e-5 && ours.best == one.best);
+            }
+        }
+    }
+}
+
 #[test]
 fn an_engine_says_what_it_cannot_do() {
     let (params, batch) = random_model(&mut seeded(4), &largest_model(), 0.0);
