@@ -1,6 +1,6 @@
 //! Takes to the launcher of the notebook's kernel what the kernel does not tell it: which cells fail, and displays that change;
-//! and takes the stop button's word from there to long calls. `scripts/library.py` has the protocol. In another kernel, and in a
-//! program, nothing happens.
+//! and takes the stop button's word from there to long calls. `scripts/library.py` has the protocol. In another kernel nothing
+//! happens; a program can say where long calls are shown, and end them.
 //!
 //! A cell that panics, or whose `?` fails, says so to evcxr in a line of its own on stdout. So stdout becomes a pipe whose
 //! other end is read here, and every line goes on to evcxr.
@@ -136,7 +136,7 @@ pub fn show_progress(show: impl Fn(&str, bool) + Send + Sync + 'static) {
 }
 
 /// A line that says how far a long call is, below a cell or where [`show_progress`] says: where it takes more than a second, and
-/// not in the background.
+/// not in the background. Dropped, it says how long the call has taken.
 pub(crate) struct ProgressLine {
     doing: String,
     /// How much there is to do, and the unit; none where nobody knows how much is done.
@@ -187,20 +187,11 @@ impl ProgressLine {
 
     /// All are done.
     pub(crate) fn end(mut self) {
-        if self.shown.is_some() {
+        if let (Some(_), Some((total, unit))) = (&self.shown, self.total) {
             let (doing, seconds) = (&self.doing, self.start.elapsed().as_secs_f64());
-            let line = match self.total {
-                Some((total, unit)) => format!("{doing}: {total} {unit} in {seconds:.1} s"),
-                None => format!("{doing}: {seconds:.1} s"),
-            };
-            self.show(&line, true);
+            self.show(&format!("{doing}: {total} {unit} in {seconds:.1} s"), true);
+            self.shown = None;
         }
-    }
-
-    /// Nobody wants the rest.
-    pub(crate) fn end_early(mut self) {
-        self.total = None;
-        self.end();
     }
 
     fn show(&mut self, line: &str, is_last: bool) {
@@ -219,6 +210,16 @@ impl ProgressLine {
             }
         };
         self.shown = Some(Shown { display, last: Instant::now() });
+    }
+}
+
+/// Of a call that has not come to its end.
+impl Drop for ProgressLine {
+    fn drop(&mut self) {
+        if self.shown.is_some() {
+            let (doing, seconds) = (&self.doing, self.start.elapsed().as_secs_f64());
+            self.show(&format!("{doing}: {seconds:.1} s"), true);
+        }
     }
 }
 

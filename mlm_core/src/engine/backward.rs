@@ -144,9 +144,9 @@ impl Pass<'_> {
         let Self { config, share, .. } = self;
         let (d_model, layer, asked) = (config.d_model, &self.weights.layers.layers[nth], self.asked_of(nth));
         let Scratch { dhidden, dcontext, dqueries, dkeys_values, .. } = &mut activations.scratch;
-        for Attended { whole, keys, cut, .. } in share.each_attention(config.heads, asked) {
+        for Attended { whole, tokens, keys, cut, .. } in share.each_attention(config.heads, asked) {
             if let Some(cut) = cut {
-                let first = cut.start + share.rows().start + keys.start - whole.start;
+                let first = cut.start + tokens.start - whole.start;
                 let gradients = &of_cut[numbers(&(first..first + keys.len()), 2 * d_model)];
                 dkeys_values[numbers(&keys, 2 * d_model)].copy_from_slice(gradients);
             }

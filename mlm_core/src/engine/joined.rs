@@ -34,8 +34,8 @@ impl Work {
     pub(crate) fn join_gradients(&self, nth: usize, tools: &mut Tools) {
         let Tools { joined, clock, .. } = tools;
         let columns = 2 * self.config.d_model;
-        for Part { whole, cut, rows } in self.parts(nth) {
-            let own = from(&rows, whole.start);
+        for Part { whole, tokens, cut } in self.parts(nth) {
+            let own = from(&tokens, whole.start);
             let sums = &mut joined.dkeys_values[numbers(&after(&own, cut.start), columns)];
             sums.fill(0.0);
             for (other, worker) in self.workers.iter().enumerate() {

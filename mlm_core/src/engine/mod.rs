@@ -78,7 +78,7 @@ const THREAD: usize = 4_096;
 /// taken in a step once the largest batch has been seen, the sequences of a batch shared between threads, and in the last
 /// layer only what the masked rows need.
 ///
-/// Each thread goes through the model with its own sequences. In a small model it has its own copy of the weights, too, and
+/// Each thread goes through the model with its own tokens. In a small model it has its own copy of the weights, too, and
 /// gradients of its own; a part of the weights belongs to it: it adds up all threads' gradients for these, updates them and
 /// sends them to the others. In a model of more than half a million parameters all threads read the same weights, and each
 /// computes a part of their gradients for the tokens of all threads; where sequences are few, several threads have a part of one.
@@ -272,9 +272,9 @@ impl Encoder for Engine {
         for worker in &state.threads.work.workers {
             let Worker { activations, rows, .. } = &*read(worker);
             let share = Share::new(batch, rows.clone());
-            for Attended { whole, keys, pairs, .. } in share.each_attention(heads, Step::Encode.asked()) {
+            for Attended { whole, tokens, keys, pairs, .. } in share.each_attention(heads, Step::Encode.asked()) {
                 let sequence = batch.offsets.partition_point(|&offset| offset < whole.start);
-                let (length, first) = (whole.len(), rows.start + keys.start - whole.start);
+                let (length, first) = (whole.len(), tokens.start - whole.start);
                 for (padded, kept) in hidden_states.iter_mut().zip(&activations.hidden) {
                     let from = &kept[keys.start * d_model..keys.end * d_model];
                     padded[(sequence * seq + first) * d_model..][..from.len()].copy_from_slice(from);

@@ -49,13 +49,14 @@ pub(crate) enum Rows<'a> {
 /// What attention needs to know of a sequence.
 #[derive(Clone, Debug)]
 pub(crate) struct Attended<'a> {
-    /// All its rows in the batch.
+    /// All its rows in the batch, and those that the share has.
     pub(crate) whole: Range<usize>,
+    pub(crate) tokens: Range<usize>,
     /// The rows of its queries in the batch.
     pub(crate) rows: Rows<'a>,
     /// Where its queries are among those of the share.
     pub(crate) queries: Range<usize>,
-    /// Where its tokens are among those of the share.
+    /// Where its tokens that the share has are among those of the share.
     pub(crate) keys: Range<usize>,
     /// If the share has only a part of it, where all its tokens are among those of all such sequences.
     pub(crate) cut: Option<Range<usize>>,
@@ -68,7 +69,7 @@ pub(crate) struct Attended<'a> {
 pub(crate) struct Part {
     /// The rows of the sequence in the batch, and those of the part.
     pub(crate) whole: Range<usize>,
-    pub(crate) rows: Range<usize>,
+    pub(crate) tokens: Range<usize>,
     /// Where the sequence's tokens are among those of all sequences that the share has a part of.
     pub(crate) cut: Range<usize>,
 }
@@ -176,16 +177,15 @@ impl<'a> Share<'a> {
                 pairs: next(&mut pairs, heads * among.len() * whole.len()),
                 rows: share.rows_of(asked, among),
                 whole,
+                tokens: rows,
             }
         })
     }
 
     /// Its parts of sequences, but for whole ones.
     pub(crate) fn parts(&self) -> impl Iterator<Item = Part> + use<'a> {
-        let first = self.rows.start;
-        self.each_attention(1, Asked::All).filter_map(move |Attended { whole, keys, cut, .. }| {
-            Some(Part { whole, rows: first + keys.start..first + keys.end, cut: cut? })
-        })
+        let each = self.each_attention(1, Asked::All);
+        each.filter_map(|Attended { whole, tokens, cut, .. }| Some(Part { whole, tokens, cut: cut? }))
     }
 
     /// What its activations need room for.

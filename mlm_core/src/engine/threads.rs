@@ -136,7 +136,7 @@ impl Threads {
         let Work { config, batch: of_threads, mode: of_batch, is_cut, workers, tools } = &mut self.work;
         // A share has a part of two sequences at most. There is memory for these also where they are whole, lest a later batch
         // takes some.
-        let cut = if may_cut && workers.len() > 1 { 2 * batch.longest() } else { 0 };
+        let cut = if may_cut && workers.len() > 1 { batch.tokens().min(2 * batch.longest()) } else { 0 };
         let mut missing = returned;
         let mut sizes: SmallVec<[Size; 16]> = SmallVec::new();
         *is_cut = false;

@@ -133,7 +133,6 @@ fn see_each(
         };
         at(0)?;
         if see(&texts, &mut at)?.is_break() {
-            progress.end_early();
             return Ok(());
         }
         start = end;

@@ -1,5 +1,6 @@
 //! How a tokenizer reads text: what of it it takes to be the same, and how long a word may be.
 
+use serde::Serialize;
 use tokenizers::normalizers::BertNormalizer;
 
 /// What a vocabulary is learned with, and what its tokenizer makes of a text before it looks for words in it. [`Self::new`] is
@@ -20,7 +21,7 @@ use tokenizers::normalizers::BertNormalizer;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TokenizerConfig {
     /// Tokens that the vocabulary has at most, the special ones included.
     pub vocab: usize,

@@ -73,6 +73,9 @@ pub(crate) struct Shared {
     ended: Condvar,
 }
 
+/// The state that a training has ended in, and its last weights.
+type Ended = (RunState, Params);
+
 struct State {
     progress: RunProgress,
     /// Those who wait for the weights after this step.
@@ -144,7 +147,7 @@ impl Run {
         Ok(run)
     }
 
-    fn of(shared: Arc<Shared>, work: impl FnOnce(&Shared) -> Result<Params> + Send + 'static) -> Result<Self> {
+    fn of(shared: Arc<Shared>, work: impl FnOnce(&Shared) -> Result<Ended> + Send + 'static) -> Result<Self> {
         let others = Arc::clone(&shared);
         let thread = thread::Builder::new().name("mlm_core run".to_owned()).spawn(move || {
             shared.end(match catch_unwind(AssertUnwindSafe(|| work(&shared))) {
@@ -264,8 +267,8 @@ impl Shared {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// The loop of notebook 08; gives the last weights. The folder is free when it returns.
-    fn work(&self, mut training: Training) -> Result<Params> {
+    /// The loop of notebook 08. The folder is free when it returns.
+    fn work(&self, mut training: Training) -> Result<Ended> {
         training.go_to_background();
         kernel::stopped_by(&self.stop);
         let begun = training.step_number();
@@ -299,21 +302,24 @@ impl Shared {
             drop(state);
             training.save_after(AUTOSAVE_SECONDS)?;
         }
+        let mut end = RunState::Finished;
         if !training.is_finished() {
+            end = RunState::Stopped;
+            // Its last step has perhaps been taken by a call that ended in an evaluation.
+            let progress = &mut lock(&self.state).progress;
+            (progress.step, progress.curve) = (training.step_number(), training.curve().clone());
             training.save()?;
         }
-        training.encoder().params()
+        Ok((end, training.encoder().params()?))
     }
 
-    fn end(&self, end: Result<Params>) {
+    fn end(&self, end: Result<Ended>) {
         let mut state = lock(&self.state);
-        let RunProgress { step, steps, .. } = state.progress;
-        state.progress.state = match end {
-            Err(_) => RunState::Failed,
-            Ok(_) if step < steps => RunState::Stopped,
-            Ok(_) => RunState::Finished,
+        let (end, params) = match end {
+            Ok((end, params)) => (end, Ok(params)),
+            Err(error) => (RunState::Failed, Err(error)),
         };
-        state.end = Some(end);
+        (state.progress.state, state.end) = (end, Some(params));
         state.askers.clear();
         self.ended.notify_all();
     }

@@ -80,12 +80,19 @@ impl Progress {
     }
 }
 
-/// Sums over the steps of the epoch that has begun.
+/// Sums over the steps of the epoch that has begun, until it is evaluated and in the history.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct EpochSums {
     pub(crate) loss: f64,
     pub(crate) tokens: usize,
     pub(crate) seconds: f64,
+}
+
+impl EpochSums {
+    /// Whether all steps are of epochs that are in the history.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tokens == 0
+    }
 }
 
 impl Checkpoint {

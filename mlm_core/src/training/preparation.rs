@@ -144,10 +144,7 @@ impl Preparation {
                 return kept.texts(&place);
             }
             if Checkpoint::latest_step(&folder::checkpoints(dir))?.is_some() {
-                // Files that were written anew may say what they said; other settings need no reading to be refused.
-                let mut before = kept.made_of;
-                before["text"]["files"] = made_of["text"]["files"].clone();
-                check_plan(dir, &before, made_of)?;
+                check_settings(dir, kept.made_of, made_of)?;
             }
         }
         match fs::remove_dir_all(&place) {
@@ -197,8 +194,8 @@ impl Preparation {
     fn made_of(&self) -> Result<Option<Value>> {
         let Some(text) = self.text.made_of() else { return Ok(None) };
         let tokenizer = match &self.vocabulary {
-            Vocabulary::Learned(config) => format!("{config:?}"),
-            Vocabulary::Given(tokenizer) => digest([tokenizer.to_json()?]),
+            Vocabulary::Learned(config) => json!(config),
+            Vocabulary::Given(tokenizer) => json!(digest([tokenizer.to_json()?])),
         };
         Ok(Some(json!({
             "text": text,
@@ -210,6 +207,19 @@ impl Preparation {
             "repeat": self.repeat,
         })))
     }
+}
+
+/// An error where the texts of a training are made in another way than before; where they may be the same nevertheless, the
+/// training itself looks at them.
+fn check_settings(dir: &Path, mut before: Value, now: &Value) -> Result<()> {
+    // A file that was written anew may say what it said, and the tokenizer that is given be the one that was learned.
+    if let Some(files) = before.pointer_mut("/text/files") {
+        *files = now["text"]["files"].clone();
+    }
+    if before["tokenizer"].is_object() != now["tokenizer"].is_object() {
+        before["tokenizer"] = now["tokenizer"].clone();
+    }
+    check_plan(dir, &before, now)
 }
 
 impl Kept {

@@ -12,9 +12,9 @@ use crate::training::history::History;
 /// What a [`Run`](crate::Run) is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunState {
-    /// It takes steps.
+    /// It takes steps, or evaluates an epoch.
     Training,
-    /// It has taken the last one.
+    /// It has taken the last step, and evaluated the last epoch.
     Finished,
     /// It was stopped, and is saved; [`Run::resume`](crate::Run::resume) goes on with it.
     Stopped,
@@ -93,7 +93,7 @@ impl RunProgress {
         let history = progress.history(dir)?;
         let seconds_left = (step > 0).then(|| progress.seconds * steps.saturating_sub(step) as f64 / step as f64);
         let state = match occupied {
-            _ if step >= steps && progress.epoch.tokens == 0 => RunState::Finished,
+            _ if step >= steps && progress.epoch.is_empty() => RunState::Finished,
             true => RunState::Training,
             false => RunState::Stopped,
         };

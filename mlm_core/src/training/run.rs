@@ -212,11 +212,12 @@ impl Training {
         Self::open(dir.as_ref(), false, texts, model, config, back_end)
     }
 
-    /// Goes on with the training in a folder, from the beginning where there is none yet.
+    /// Goes on with the training in a folder, from the beginning where there is none yet. An epoch whose evaluation was ended
+    /// early is evaluated first; what that measures is in the [history](Self::history).
     ///
     /// # Errors
     /// As [`Self::start`]; when the training in the folder is another one, which differs in its texts, its tokenizer or a
-    /// setting; when another process is at it; when its last checkpoint is damaged.
+    /// setting; when another process is at it; when its last checkpoint is damaged; [`Error::Interrupted`].
     pub fn resume(
         dir: impl AsRef<Path>,
         texts: &Texts,
@@ -360,7 +361,7 @@ impl Training {
 
     /// Whether the last step of an epoch has been taken, and the epoch is not in the history yet.
     fn is_epoch_open(&self) -> bool {
-        self.epoch.tokens > 0 && self.step_number().is_multiple_of(self.loader.batches())
+        !self.epoch.is_empty() && self.step_number().is_multiple_of(self.loader.batches())
     }
 
     /// How long the training has taken, in seconds, without the time between an interruption and the state before it that

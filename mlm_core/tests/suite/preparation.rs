@@ -84,7 +84,14 @@ fn a_large_text_is_read_once() {
     // Other settings are refused before anything is read or written.
     let other = Preparation { max_len: 15, repeat: 39, ..preparation(&path, 40) };
     assert_says(&message(other.resume(&dir)), &["max_len 15 where it was 16, repeat 39 where it was 40", "same texts"]);
+    let other = Preparation { vocabulary: Vocabulary::Learned(TokenizerConfig::cased(77)), ..preparation(&path, 40) };
+    assert_says(&message(other.resume(&dir)), &["lowercase false where it was true", "vocab 77 where it was"]);
     assert_eq!(fs::metadata(texts.join("texts.json")).unwrap().modified().unwrap(), kept);
+    // Those that may make the same texts are not.
+    let vocabulary = Vocabulary::Given(prepared.tokenizer.clone().into());
+    let given = Preparation { vocabulary, ..preparation(&path, 40) }.resume(&dir).unwrap();
+    assert_eq!(open(&dir, &given, true).unwrap().step_number(), 1);
+    preparation(&path, 40).resume(&dir).unwrap();
 
     // What has been damaged is not trained on.
     let ids = fs::read(texts.join("train.ids")).unwrap();

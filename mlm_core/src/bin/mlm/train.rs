@@ -289,7 +289,8 @@ impl Train {
     }
 }
 
-/// A first Ctrl-C (or a request to terminate) lets the step end and the training save itself, a second one does not wait.
+/// A first Ctrl-C (or a request to terminate) lets the step end, but no evaluation, and the training save itself; a second one
+/// does not wait.
 fn stop_on_interrupt() -> Result<(), Failure> {
     let is_second = AtomicBool::new(false);
     let on_signal = move || {
