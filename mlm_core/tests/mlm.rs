@@ -180,6 +180,48 @@ fn an_interrupt_in_an_evaluation_ends_it_and_the_epoch_is_evaluated_later() {
     assert_eq!(losses(&stopped), losses(&whole));
 }
 
+#[test]
+fn what_others_have_put_into_the_folder_of_a_training_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    // A start that fails leaves the folder, and somebody may keep a text in it where large texts are kept.
+    assert_eq!(train(&out).args(["--warmup", "2"]).output().unwrap().status.code(), Some(1));
+    let mine = out.join("texts/mine.txt");
+    fs::create_dir(out.join("texts")).unwrap();
+    fs::write(&mine, "to be or not to be").unwrap();
+    json(&train(&out).output().unwrap());
+    json(&train(&out).arg("--resume").output().unwrap());
+    assert_eq!(fs::read_to_string(&mine).unwrap(), "to be or not to be");
+
+    // A model whose checkpoints are gone is no training, and another one does not take its place.
+    let trained = weights(&out);
+    fs::remove_dir_all(out.join("checkpoints")).unwrap();
+    for resume in [&["--seed", "1"][..], &["--seed", "1", "--resume"]] {
+        let refused = train(&out).args(resume).output().unwrap();
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(stderr(&refused).contains("in it and no training"), "{refused:?}");
+        assert!(weights(&out) == trained);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_before_the_first_step_is_a_sentence_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let (text, out) = (folder.path().join("text.txt"), folder.path().join("run"));
+    let lines: Vec<String> = (0..300_000).map(|nth| format!("the {nth} of the {}", nth / 97)).collect();
+    fs::write(&text, lines.join("\n")).unwrap();
+    let mut training = program();
+    training.arg("train").arg("--corpus").arg(&text).arg("--out").arg(&out).args(["--d-model", "8", "--heads", "2"]);
+    let mut training = training.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut said = BufReader::new(training.stderr.take().unwrap()).lines().map(Result::unwrap);
+    said.next().unwrap(); // of reading, counting or encoding
+    assert!(Command::new("kill").args(["-INT", &training.id().to_string()]).status().unwrap().success());
+    assert_eq!(training.wait().unwrap().code(), Some(130));
+    let last = said.last().unwrap();
+    assert!(last.starts_with("mlm: interrupted"), "{last}");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_full_disk_costs_nothing_that_was_saved() {
@@ -421,6 +463,9 @@ fn mistakes_are_one_sentence_and_a_status() {
     assert!(stderr(&output).starts_with("mlm: no/such/folder: "), "{output:?}");
     let output = mlm(&["plot", env!("CARGO_MANIFEST_DIR"), "--out", "loss.pdf"]);
     assert!(stderr(&output).contains("history.jsonl"), "{output:?}");
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/five_sentences.txt");
+    let output = mlm(&["train", "--corpus", data, "--field", "body", "--out", "never/made"]);
+    assert!(stderr(&output).contains("is read as text, which has no field body (--format says"), "{output:?}");
     let output = mlm(&["bench", "--backend", "reference", "--precision", "bf16"]);
     let said = stderr(&output);
     assert!(said.contains("precision: expected f32 with the reference, got bf16"), "{said}");

@@ -71,6 +71,9 @@ use crate::text::batch::Batch;
 /// million 13 % less, but it keeps its copies, for the machines on which [`mail`] was measured.
 const SHARED: usize = 500_000;
 
+/// The most threads of an engine: more than any computer has cores.
+const THREADS: usize = 1_024;
+
 /// Numbers that fit in the memory that a thread takes for itself, whatever it computes.
 const THREAD: usize = 4_096;
 
@@ -130,7 +133,7 @@ impl Engine {
     /// A model that computes on so many threads, of which the calling one is the first.
     ///
     /// # Errors
-    /// When that is none, the memory has no room, or the system starts no threads.
+    /// When that is none or more than 1,024, the memory has no room, or the system starts no threads.
     pub fn with_threads(params: &Params, threads: usize) -> Result<Self> {
         Self::with_config(params, EngineConfig { threads, ..EngineConfig::default() })
     }
@@ -161,6 +164,9 @@ impl Engine {
         memory::check("threads", "an engine", numbers, || {
             format!("{parameters} parameters, {times}, {threads} threads")
         })?;
+        if threads > THREADS {
+            return Err(Error::argument("threads", format!("at most {THREADS}"), threads));
+        }
         let store: Box<dyn Store> =
             if shared { Box::new(Shared::new(params, threads)?) } else { Box::new(Copies::new(params, threads)?) };
         let state = State { threads: Threads::new(params.config(), how)?, store, shared, went_forward: false };

@@ -26,9 +26,13 @@ const SHARPNESS: f64 = 3.0;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Initialization {
-    /// Those of BERT: nothing but noise, see [`Params::init`]
+    /// Those of BERT: nothing but noise
+    ///
+    /// See [`Params::init`].
     Noise,
-    /// The same, but the heads of the first layer look at the neighbours of a token, see [`Params::look_nearby`]
+    /// The same, but the heads of the first layer look at the neighbours of a token
+    ///
+    /// See [`Params::look_nearby`].
     #[default]
     Nearby,
 }

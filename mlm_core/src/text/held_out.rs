@@ -39,7 +39,7 @@ impl HeldOut {
         };
         if distinct.len() < 2 {
             let expected = "at least 2 distinct sentences, one of them to be held back (--validation 0 holds none back; where a line \
-                            is running text, Layout::Prose, --layout prose, finds its sentences)";
+                            is running text, Layout::Prose, --split prose, finds its sentences)";
             return Err(Error::argument("corpus", expected, distinct.len()));
         }
         let held_out = ((distinct.len() as f64 * validation).round() as usize).clamp(1, distinct.len() - 1);

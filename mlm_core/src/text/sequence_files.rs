@@ -44,7 +44,7 @@ impl Width {
 }
 
 /// The names of the two files.
-fn paths(stem: &Path) -> [PathBuf; 2] {
+pub(crate) fn paths(stem: &Path) -> [PathBuf; 2] {
     ["ids", "ends"].map(|extension| stem.with_extension(extension))
 }
 

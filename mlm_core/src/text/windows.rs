@@ -32,9 +32,13 @@ pub struct EncodedCorpus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Packing {
-    /// A sequence is a sentence, or a part of one that is too long, see [`Tokenizer::encode_corpus`]
+    /// A sequence is a sentence, or a part of one that is too long
+    ///
+    /// See [`Tokenizer::encode_corpus`].
     Sentences,
-    /// A sequence is as many words as it can hold, across the ends of sentences, see [`Tokenizer::encode_windows`]
+    /// A sequence is as many words as it can hold, across the ends of sentences
+    ///
+    /// See [`Tokenizer::encode_windows`].
     Windows,
 }
 

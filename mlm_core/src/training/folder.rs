@@ -1,5 +1,6 @@
 //! Takes a training's folder, says what is where in it and whether a process is at it.
 
+use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -9,6 +10,8 @@ use crate::error::{Error, Result};
 use crate::files;
 
 const LOCK: &str = "training.lock";
+const CHECKPOINTS: &str = "checkpoints";
+const TEXTS: &str = "texts";
 
 /// The training's name in figures.
 pub(crate) fn name(dir: &Path) -> String {
@@ -17,22 +20,22 @@ pub(crate) fn name(dir: &Path) -> String {
 
 /// Where its checkpoints are.
 pub(crate) fn checkpoints(dir: &Path) -> PathBuf {
-    dir.join("checkpoints")
+    dir.join(CHECKPOINTS)
 }
 
 /// Where its texts are kept, if they are large.
 pub(crate) fn texts(dir: &Path) -> PathBuf {
-    dir.join("texts")
+    dir.join(TEXTS)
 }
 
-/// Makes sure that a folder is there, that it has nothing in it but what a training writes, and that no other process
-/// trains into it while the file lives.
+/// Makes sure that a folder is there, that it has a training in it or nothing but what comes before one, and that no other
+/// process trains into it while the file lives.
 pub(crate) fn occupy(dir: &Path) -> Result<File> {
     let path = &dir.join(LOCK);
-    if dir.exists() && !path.exists() {
-        let reading = |source| Error::reading(dir, source);
-        if let Some(file) = fs::read_dir(dir).map_err(reading)?.next() {
-            let actual = format!("one that has {} in it and no training", file.map_err(reading)?.file_name().display());
+    if dir.exists() && !has_training(dir)? {
+        let own: &[&str] = if path.exists() { &[LOCK, CHECKPOINTS, TEXTS] } else { &[] };
+        if let Some(name) = names(dir)?.iter().find(|name| own.iter().all(|own| own != name)) {
+            let actual = format!("one that has {} in it and no training", name.display());
             return Err(Error::content(dir, "the folder", "an empty or a new one, or one with a training", actual));
         }
     }
@@ -61,4 +64,17 @@ pub(crate) fn is_occupied(dir: &Path) -> Result<bool> {
         Err(TryLockError::WouldBlock) => Ok(true),
         Err(TryLockError::Error(source)) => Err(Error::reading(path, source)),
     }
+}
+
+/// Whether there is something to go on with.
+fn has_training(dir: &Path) -> Result<bool> {
+    let checkpoints = checkpoints(dir);
+    Ok(dir.join(LOCK).exists() && checkpoints.exists() && !names(&checkpoints)?.is_empty())
+}
+
+/// What is in a folder.
+fn names(folder: &Path) -> Result<Vec<OsString>> {
+    let reading = |source| Error::reading(folder, source);
+    let entries = fs::read_dir(folder).map_err(reading)?;
+    entries.map(|entry| Ok(entry.map_err(reading)?.file_name())).collect()
 }

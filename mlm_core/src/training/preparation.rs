@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::text::coverage::Coverage;
-use crate::text::sequence_files::{SequenceFiles, Width};
+use crate::text::sequence_files::{self, SequenceFiles, Width};
 use crate::text::sequences::{Sequences, SequencesWriter};
 use crate::text::text_files::TextFiles;
 use crate::text::tokenizer::Tokenizer;
@@ -147,13 +147,10 @@ impl Preparation {
                 check_settings(dir, kept.made_of, made_of)?;
             }
         }
-        match fs::remove_dir_all(&place) {
-            Err(source) if source.kind() != ErrorKind::NotFound => return Err(Error::writing(&place, source)),
-            _ => {}
-        }
+        clear(&place)?;
         let prepared = self.make(&place).inspect_err(|_| {
             // Of no use to anybody; and when it cannot be removed, what came first is what matters.
-            let _ = fs::remove_dir_all(&place);
+            let _ = clear(&place);
         })?;
         if let Some(made_of) = made_of.filter(|_| prepared.train.sequences.are_on_disk()) {
             let PreparedTexts { tokenizer, train, validation } = &prepared;
@@ -207,6 +204,25 @@ impl Preparation {
             "repeat": self.repeat,
         })))
     }
+}
+
+/// Removes from a folder what a preparation has written, and the folder if nothing else is in it.
+fn clear(place: &Path) -> Result<()> {
+    if !place.exists() {
+        return Ok(());
+    }
+    files::remove_partial(place)?;
+    let sequences = [TRAIN, VALIDATION].map(|name| sequence_files::paths(&place.join(name)));
+    let others = [KEPT, TOKENIZER].map(|name| place.join(name));
+    for path in others.iter().chain(sequences.as_flattened()) {
+        match fs::remove_file(path) {
+            Err(source) if source.kind() != ErrorKind::NotFound => return Err(Error::writing(path, source)),
+            _ => {}
+        }
+    }
+    // Where somebody else has put something there, it stays.
+    let _ = fs::remove_dir(place);
+    Ok(())
 }
 
 /// An error where the texts of a training are made in another way than before; where they may be the same nevertheless, the

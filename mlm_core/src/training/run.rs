@@ -567,7 +567,8 @@ fn generator(seed: u64, draw: Draw, nth: usize) -> StdRng {
 /// The loss that is computed after so many steps, if it is one.
 fn expect_finite(steps: usize, loss: f64) -> Result<f64> {
     if !loss.is_finite() {
-        let expected = format!("a finite number at step {} (try a smaller learning rate)", steps + 1);
+        let expected =
+            format!("a finite number at step {} (try a smaller learning rate, in another folder)", steps + 1);
         return Err(Error::argument("loss", expected, loss));
     }
     Ok(loss)

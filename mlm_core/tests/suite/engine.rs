@@ -228,6 +228,7 @@ fn threads_that_share_a_sequence_compute_what_one_does() {
 fn an_engine_says_what_it_cannot_do() {
     let (params, batch) = random_model(&mut seeded(4), &largest_model(), 0.0);
     assert_says(&message(Engine::with_threads(&params, 0)), &["threads", "at least 1"]);
+    assert_says(&message(Engine::with_threads(&params, 1_025)), &["threads", "at most 1024", "got 1025"]);
     let error = message(Engine::with_threads(&params, usize::MAX));
     assert_says(&error, &["threads", "GB", &format!("{} parameters", params.len())]);
     let mut engine = Engine::new(&params).unwrap();

@@ -12,7 +12,7 @@ pub(crate) struct Plot {
     /// Folders with a history.jsonl, as `mlm train` and the notebooks write them
     #[arg(required = true, value_name = "DIR")]
     runs: Vec<PathBuf>,
-    /// The figure, an .svg or a .png
+    /// The figure, an .svg, a .png or an .html
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }

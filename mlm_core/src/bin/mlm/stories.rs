@@ -11,7 +11,7 @@ use mlm_core::*;
 #[derive(Args)]
 #[command(after_help = "Example: mlm stories --grammar data/stories.grammar > data/stories.txt")]
 pub(crate) struct Stories {
-    /// A file with the rules, see mlm_core::Grammar
+    /// A file with the rules, as `data/stories.grammar`
     #[arg(long, value_name = "FILE")]
     grammar: PathBuf,
     /// How many sentences

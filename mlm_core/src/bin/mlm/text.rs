@@ -17,9 +17,9 @@ pub(crate) struct Text {
     /// How text stands in the files; where it is not given, their names say it
     #[arg(long, value_enum)]
     format: Option<FileFormat>,
-    /// The field or column that has the text
-    #[arg(long, default_value = "text", value_name = "NAME")]
-    field: String,
+    /// The field or column that has the text, in JSON lines and Parquet [default: text]
+    #[arg(long, value_name = "NAME")]
+    field: Option<String>,
     /// Where sentences end
     #[arg(long, value_enum, default_value_t = Layout::Lines)]
     split: Layout,
@@ -35,7 +35,7 @@ pub(crate) struct Text {
 enum FileFormat {
     /// Nothing but text; .txt, and whatever has no other name
     Text,
-    /// An object a line; .jsonl, .ndjson
+    /// An object a line; .jsonl, .ndjson, .json
     JsonLines,
     /// Apache Parquet; .parquet
     Parquet,
@@ -56,7 +56,7 @@ impl FileFormat {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let name = name.trim_end_matches(".gz").trim_end_matches(".zst");
         match name.rsplit_once('.') {
-            Some((_, "jsonl" | "ndjson")) => Self::JsonLines,
+            Some((_, "jsonl" | "ndjson" | "json")) => Self::JsonLines,
             Some((_, "parquet")) => Self::Parquet,
             _ => Self::Text,
         }
@@ -79,7 +79,12 @@ impl Text {
                 formats[0]
             }
         };
-        let field = self.field.clone();
+        if let (FileFormat::Text, Some(field)) = (format, &self.field) {
+            let path = self.corpus[0].display();
+            let reason = format!("{path} is read as text, which has no field {field} (--format says what it is)");
+            return Err(Failure::Error(reason));
+        }
+        let field = self.field.clone().unwrap_or_else(|| "text".to_owned());
         let format = match format {
             FileFormat::Text => Format::Text,
             FileFormat::JsonLines => Format::JsonLines { field },

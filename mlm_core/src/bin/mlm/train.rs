@@ -111,6 +111,7 @@ const LINE: Duration = Duration::from_secs(10);
 impl Train {
     /// What came of it, as text.
     pub(crate) fn run(&self) -> Result<String, Failure> {
+        stop_on_interrupt()?;
         let prepared = self.prepare()?;
         let (texts, config) = self.texts(&prepared)?;
         let (validation, tested) = (texts.validation.len(), texts.tested());
@@ -124,7 +125,7 @@ impl Train {
         }
         let open = if self.resume { Training::resume } else { Training::start };
         let mut training = open(&self.out, &texts, &config, &self.training(), &self.compute.back_end())?;
-        stop_on_interrupt()?;
+        SAVES.store(true, Ordering::Relaxed);
         let bar = bar(&training);
         if let Some(baselines) = training.history().baselines() {
             say(&bar, &baselines.to_string());
@@ -289,15 +290,19 @@ impl Train {
     }
 }
 
-/// A first Ctrl-C (or a request to terminate) lets the step end, but no evaluation, and the training save itself; a second one
-/// does not wait.
+/// There is a training that saves itself before the program ends.
+static SAVES: AtomicBool = AtomicBool::new(false);
+
+/// A first Ctrl-C (or a request to terminate) lets the step end, but no evaluation, and the training save itself. A second one
+/// does not wait, nor does one before there is a training.
 fn stop_on_interrupt() -> Result<(), Failure> {
-    let is_second = AtomicBool::new(false);
-    let on_signal = move || {
-        if is_second.swap(true, Ordering::Relaxed) {
-            std::process::exit(Failure::INTERRUPTED.into());
+    let on_signal = || {
+        if SAVES.swap(false, Ordering::Relaxed) {
+            interrupt();
+            return;
         }
-        interrupt();
+        note("mlm: interrupted; the same command with --resume goes on from what is saved, or begins anew");
+        std::process::exit(Failure::INTERRUPTED.into());
     };
     ctrlc::set_handler(on_signal).map_err(|error| Failure::Error(error.to_string()))
 }
