@@ -115,8 +115,9 @@ fn a_large_text_is_read_once() {
     );
     assert_says(&message(open(&dir, &other, true)), &["other train"]);
     // A text that cannot be used leaves nothing.
-    fs::remove_dir_all(dir.join("checkpoints")).unwrap();
-    let none = Preparation { max_len: 2, ..preparation(&path, 40) };
+    let (dir, none) = (folder.path().join("other"), Preparation { max_len: 2, ..preparation(&path, 40) });
+    preparation(&path, 40).start(&dir).unwrap();
+    assert!(dir.join("texts").exists());
     assert_says(&message(none.resume(&dir)), &["max_len"]);
-    assert!(!texts.exists());
+    assert!(!dir.join("texts").exists());
 }
