@@ -71,8 +71,7 @@ impl Store for Copies {
                 }
                 tools.clock.lap(Operation::Packing);
             }
-            let stages = 0..=layers.layers.len();
-            work.forward(nth, step, stages, Weights { values: weights, layers }, tools);
+            work.forward(nth, step, work.stages(), Weights { values: weights, layers }, tools);
         });
         *stale = false;
     }

@@ -5,7 +5,8 @@
 //! embeddings -> layer_norm -> dropout -> linear -> attention -> gelu -> loss      over vector, matmul, gemm (large products)
 //! factors (matrices, panels), bf16, native (one processor's instructions) -> matmul
 //! share (of a batch) -> layers (weights), activations (in buffers), clock -> pass (forward), backward (by blocks)
-//! pass, backward, pool -> threads, joined (keys of several) -> store: shared or, with owned and mail, copies (of the weights) -> Engine
+//! pass, backward, pool -> threads -> joined (keys of several) -> store (of weights): shared or, with owned and mail, copies
+//! store -> Engine
 //! ```
 
 mod activations;
@@ -108,9 +109,6 @@ pub struct Engine {
 struct State {
     threads: Threads,
     store: Box<dyn Store>,
-    /// All threads have the same weights, and may cut sequences: those with copies are for small models, which take so little time
-    /// that they had better not wait for each other.
-    shared: bool,
     /// A forward pass has left behind what backward needs.
     went_forward: bool,
 }
@@ -169,7 +167,9 @@ impl Engine {
         }
         let store: Box<dyn Store> =
             if shared { Box::new(Shared::new(params, threads)?) } else { Box::new(Copies::new(params, threads)?) };
-        let state = State { threads: Threads::new(params.config(), how)?, store, shared, went_forward: false };
+        // Small models take so little time that their threads had better not wait for each other.
+        let may_cut = shared;
+        let state = State { threads: Threads::new(params.config(), how, may_cut)?, store, went_forward: false };
         let (config, table) = (params.config().clone(), Arc::clone(params.table()));
         Ok(Self { config, table, threads, state: Mutex::new(state) })
     }
@@ -203,9 +203,9 @@ impl Engine {
     fn run(&self, step: Step, batch: &Batch, mode: Mode, returned: usize) -> Result<MutexGuard<'_, State>> {
         check_interrupt()?;
         let mut state = lock(&self.state);
-        let State { threads, store, shared, went_forward } = &mut *state;
+        let State { threads, store, went_forward } = &mut *state;
         *went_forward = false;
-        threads.share_out(batch, mode, step, *shared, returned)?;
+        threads.share_out(batch, mode, step, returned)?;
         store.forward(threads, step);
         *went_forward = step == Step::Loss;
         Ok(state)
@@ -236,7 +236,7 @@ impl Encoder for Engine {
 
     fn backward(&mut self, gradients: &mut Gradients) -> Result<()> {
         let Values::F32(sum) = gradients.values_mut(self)? else { unreachable!("an engine computes in f32") };
-        let State { threads, store, went_forward, .. } = &mut *lock(&self.state);
+        let State { threads, store, went_forward } = &mut *lock(&self.state);
         if !mem::take(went_forward) {
             return Err(Error::NoForward);
         }
@@ -316,7 +316,7 @@ impl Weights for Engine {
             unreachable!("an engine computes in f32, and so does its optimizer");
         };
         let [first, second] = [first, second].map(Vec::as_mut_slice);
-        let State { threads, store, went_forward, .. } = &mut *lock(&self.state);
+        let State { threads, store, went_forward } = &mut *lock(&self.state);
         store.update(threads, gradients, [first, second], rule);
         *went_forward = false;
         Ok(())

@@ -203,18 +203,11 @@ impl<'a> Share<'a> {
 
     /// The rows of each of its sequences in the batch, and those of them that it has.
     fn each_sequence(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> + use<'a> {
-        let (offsets, of_share) = (&self.batch.offsets, self.rows.clone());
-        let first = offsets.partition_point(|&offset| offset <= of_share.start).saturating_sub(1);
-        let sequences = offsets[first..].windows(2).map(|ends| ends[0]..ends[1]);
-        sequences
-            .take_while({
-                let end = of_share.end;
-                move |whole| whole.start < end
-            })
-            .map(move |whole| {
-                let rows = whole.start.max(of_share.start)..whole.end.min(of_share.end);
-                (whole, rows)
-            })
+        let (offsets, Range { start, end }) = (&self.batch.offsets, self.rows.clone());
+        let first = offsets.partition_point(|&offset| offset <= start).saturating_sub(1);
+        let last = offsets.partition_point(|&offset| offset < end);
+        let sequences = offsets[first..=last].windows(2).map(|ends| ends[0]..ends[1]);
+        sequences.map(move |whole| (whole.clone(), whole.start.max(start)..whole.end.min(end)))
     }
 
     /// Where the rows of a range that are asked for are among all in the batch that are.

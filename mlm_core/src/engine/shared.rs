@@ -52,12 +52,11 @@ impl Store for Shared {
             *stale = false;
         }
         let weights = Weights { values: weights, layers };
-        let last = layers.layers.len();
         if !threads.work.is_cut() {
-            threads.run(false, |nth, tools, work| work.forward(nth, step, 0..=last, weights, tools));
+            threads.run(false, |nth, tools, work| work.forward(nth, step, work.stages(), weights, tools));
             return;
         }
-        for stage in 0..=last {
+        for stage in threads.work.stages() {
             if let Some(layer) = stage.checked_sub(1) {
                 threads.run(false, |nth, tools, work| work.join_keys(nth, layer, tools));
             }

@@ -46,6 +46,8 @@ pub(crate) type Parts<T> = SmallVec<[Mutex<T>; 16]>;
 pub(crate) struct Threads {
     pool: Pool,
     precision: Precision,
+    /// A sequence may be cut, and its parts given to several of them.
+    may_cut: bool,
     pub(crate) work: Work,
 }
 
@@ -92,7 +94,7 @@ impl fmt::Debug for Work {
 impl Threads {
     /// # Errors
     /// When the system starts no threads.
-    pub(crate) fn new(config: &ModelConfig, how: EngineConfig) -> Result<Self> {
+    pub(crate) fn new(config: &ModelConfig, how: EngineConfig, may_cut: bool) -> Result<Self> {
         let EngineConfig { threads, precision, vectors } = how;
         let worker = || RwLock::new(Worker { activations: Activations::new(config), ..Worker::default() });
         let tools = || Mutex::new(Tools { room: Room::new(precision), joined: Joined::default(), clock: Clock::new() });
@@ -104,7 +106,7 @@ impl Threads {
             workers: (0..threads).map(|_| worker()).collect(),
             tools: (0..threads).map(|_| tools()).collect(),
         };
-        Ok(Self { pool: Pool::new(threads, vectors)?, precision, work })
+        Ok(Self { pool: Pool::new(threads, vectors)?, precision, may_cut: may_cut && threads > 1, work })
     }
 
     /// What they multiply in.
@@ -123,20 +125,14 @@ impl Threads {
         });
     }
 
-    /// Gives each worker its rows of a batch, the parts of a sequence to several if it may be cut, and the memory for them, if
-    /// there is as much, and for the numbers of what the step is to return.
-    pub(crate) fn share_out(
-        &mut self,
-        batch: &Batch,
-        mode: Mode,
-        step: Step,
-        may_cut: bool,
-        returned: usize,
-    ) -> Result<()> {
+    /// Gives each worker its rows of a batch, and the memory for them, if there is as much, and for the numbers of what the step
+    /// is to return.
+    pub(crate) fn share_out(&mut self, batch: &Batch, mode: Mode, step: Step, returned: usize) -> Result<()> {
+        let may_cut = self.may_cut;
         let Work { config, batch: of_threads, mode: of_batch, is_cut, workers, tools } = &mut self.work;
         // A share has a part of two sequences at most. There is memory for these also where they are whole, lest a later batch
         // takes some.
-        let cut = if may_cut && workers.len() > 1 { batch.tokens().min(2 * batch.longest()) } else { 0 };
+        let cut = if may_cut { batch.tokens().min(2 * batch.longest()) } else { 0 };
         let mut missing = returned;
         let mut sizes: SmallVec<[Size; 16]> = SmallVec::new();
         *is_cut = false;
@@ -187,8 +183,13 @@ impl Work {
         self.is_cut
     }
 
-    /// With a worker's share of the batch one step forward, or some stages of it: in the first one to the keys of the first layer,
-    /// then from a layer's keys to those of the next, in the last to the end.
+    /// The stages of a step forward: the first one goes to the keys of the first layer, the next ones from a layer's keys to those
+    /// of the next, the last one to the end.
+    pub(crate) fn stages(&self) -> RangeInclusive<usize> {
+        0..=self.config.layers
+    }
+
+    /// Some [stages](Self::stages) of a step forward with a worker's share of the batch.
     pub(crate) fn forward(
         &self,
         nth: usize,
