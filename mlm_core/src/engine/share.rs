@@ -79,8 +79,8 @@ const FEWEST: usize = 16;
 
 /// Neighbouring rows for each of some workers, about as many for one as for the others: takes where the sequences begin, and
 /// after them where the last one ends. Sequences that may be cut are where a worker would have more than a sixth above its even
-/// share otherwise: there a step of 5.3 million parameters on two threads (AMD Zen 3) takes less time, by 33 % with one sequence
-/// of 512 tokens, by 17 % with one of 128, by 9 % with five of 64; with seven of 64 it takes about the same.
+/// share otherwise: there a step of 5.3 million parameters on two threads (AMD Zen 3) takes less time, by 28 to 33 % with one
+/// sequence of 512 tokens, by 10 to 17 % with one of 128, by 3 to 9 % with five of 64; with seven of 64 it takes about the same.
 pub(crate) fn split(offsets: &[usize], workers: usize, may_cut: bool) -> impl Iterator<Item = Range<usize>> {
     let tokens = offsets[offsets.len() - 1];
     let working = (tokens / FEWEST).clamp(1, workers);
