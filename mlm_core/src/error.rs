@@ -110,6 +110,18 @@ pub enum Error {
     /// The stop button of a notebook ended a call.
     #[error("interrupted by the stop button; all variables are kept")]
     Interrupted,
+    /// Another process of a training on several ranks takes no part in it any more.
+    #[error(
+        "waited {seconds} s for another rank: its process hangs or is gone, or the network between them \
+         (mlm train --resume goes on from the last checkpoint)"
+    )]
+    NoRank {
+        /// How long.
+        seconds: u64,
+    },
+    /// What connects the ranks failed.
+    #[error("cannot exchange numbers with the other ranks: {0}")]
+    Communicator(String),
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Tensor(Arc<candle_core::Error>),

@@ -15,7 +15,7 @@ use crate::engine::factors::Matrix;
 use crate::engine::layers::{Block, LayerNorm, Linear};
 use crate::engine::linear::Room;
 use crate::engine::matmul::{Start, Target};
-use crate::engine::pass::{Pass, add, numbers};
+use crate::engine::pass::{Pass, numbers};
 use crate::engine::share::{Asked, Attended};
 use crate::engine::{gelu, layer_norm, linear};
 use crate::model::config::ModelConfig;
@@ -27,14 +27,12 @@ pub(crate) struct Sums<'a> {
     /// The place of the first one in the flat buffer.
     pub(crate) start: usize,
     pub(crate) values: &'a mut [f32],
-    /// Whether there is something to add to.
-    pub(crate) begun: bool,
 }
 
 impl Sums<'_> {
     /// Which numbers of a tensor are among them, counted from the tensor's first, and their sums.
     fn of(&mut self, tensor: &Range<usize>) -> (Range<usize>, &mut [f32]) {
-        let Self { start, values, .. } = self;
+        let Self { start, values } = self;
         let (from, to) = (tensor.start.max(*start), tensor.end.min(*start + values.len()));
         if from >= to {
             return (0..0, &mut []);
@@ -42,13 +40,10 @@ impl Sums<'_> {
         (from - tensor.start..to - tensor.start, &mut values[from - *start..to - *start])
     }
 
-    /// As [`Sums::of`], to be added to: 0 where nothing has been.
-    fn added_to(&mut self, tensor: &Range<usize>) -> (Range<usize>, &mut [f32]) {
-        let begun = self.begun;
+    /// As [`Sums::of`], to be added to: all 0.
+    fn zeros(&mut self, tensor: &Range<usize>) -> (Range<usize>, &mut [f32]) {
         let (numbers, sums) = self.of(tensor);
-        if !begun {
-            sums.fill(0.0);
-        }
+        sums.fill(0.0);
         (numbers, sums)
     }
 }
@@ -168,9 +163,9 @@ impl Pass<'_> {
         self.norm_backward(&self.weights.layers.embeddings_norm, embeddings_normal, dhidden, &mut dnorms[0]);
     }
 
-    /// The gradients of those of a block's weights that `sums` are for: adds what comes from the share's tokens, after
-    /// the way back through the block.
-    pub(crate) fn add_gradients(&self, block: Block, activations: &Activations, sums: &mut Sums<'_>, room: &mut Room) {
+    /// The gradients of those of a block's weights that `sums` are for, as far as they come from the share's tokens, after the
+    /// way back through the block.
+    pub(crate) fn gradients(&self, block: Block, activations: &Activations, sums: &mut Sums<'_>, room: &mut Room) {
         let Self { config, share, .. } = self;
         let ModelConfig { d_model, d_ff, vocab, .. } = **config;
         let layers = self.weights.layers;
@@ -219,9 +214,9 @@ impl Pass<'_> {
                 );
                 let (words, word) = sums.of(&layers.word);
                 embeddings::backward(share.tokens().map(|(id, _)| id as usize), &scratch.dhidden, d_model, words, word);
-                let (positions, position) = sums.added_to(&layers.position);
+                let (positions, position) = sums.zeros(&layers.position);
                 embeddings::backward(share.tokens().map(|(_, at)| at), &scratch.dhidden, d_model, positions, position);
-                let (types, token_type) = sums.added_to(&layers.token_type);
+                let (types, token_type) = sums.zeros(&layers.token_type);
                 embeddings::backward(share.tokens().map(|_| 0), &scratch.dhidden, d_model, types, token_type);
                 self.clock.lap(Operation::Embeddings);
                 self.norm_gradients(&layers.embeddings_norm, &scratch.dnorms[0], sums);
@@ -261,17 +256,16 @@ impl Pass<'_> {
     }
 
     fn weight_gradients(&self, linear: &Linear, x: Matrix<'_>, dy: Matrix<'_>, sums: &mut Sums<'_>, room: &mut Room) {
-        let start = if sums.begun { Start::Target } else { Start::Zero };
         let (numbers, dw) = sums.of(&linear.weight);
         let (first, rows) = (numbers.start / x.columns, numbers.len() / x.columns);
         if rows > 0 {
-            linear::backward_weight(x, dy.columns_from(first, rows), start, dw, room);
+            linear::backward_weight(x, dy, first, dw, room);
         }
         self.clock.lap(Operation::Linear);
     }
 
     fn bias_gradients(&self, linear: &Linear, dy: Matrix<'_>, sums: &mut Sums<'_>) {
-        let (numbers, db) = sums.added_to(&linear.bias);
+        let (numbers, db) = sums.zeros(&linear.bias);
         if !numbers.is_empty() {
             linear::backward_bias(dy.columns_from(numbers.start, numbers.len()), db);
         }
@@ -281,8 +275,8 @@ impl Pass<'_> {
     fn norm_gradients(&self, norm: &LayerNorm, of_share: &[f32], sums: &mut Sums<'_>) {
         let (dw, db) = of_share.split_at(self.config.d_model);
         for (tensor, gradient) in [(&norm.weight, dw), (&norm.bias, db)] {
-            let (numbers, sum) = sums.added_to(tensor);
-            add(sum, &gradient[numbers]);
+            let (numbers, sum) = sums.of(tensor);
+            sum.copy_from_slice(&gradient[numbers]);
         }
         self.clock.lap(Operation::LayerNorm);
     }

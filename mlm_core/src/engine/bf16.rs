@@ -39,11 +39,10 @@ pub(crate) fn multiply(
     }
 }
 
-/// `target = start + left right`, a chunk of the sum's products at a time.
+/// `target = left right`, a chunk of the sum's products at a time.
 pub(crate) fn multiply_deep(
     left: Matrix<'_>,
     right: Matrix<'_>,
-    start: Start<'_>,
     target: Target<'_>,
     panels: &mut Panels,
     room: &mut Buffer,
@@ -52,7 +51,7 @@ pub(crate) fn multiply_deep(
     let left = left.transposed();
     // Once at least: the sum of no products is zero.
     for first in (0..right.rows.max(1)).step_by(CHUNK) {
-        let start = if first == 0 { start } else { Start::Target };
+        let start = if first == 0 { Start::Zero } else { Start::Target };
         pack(right.rows_from(first, CHUNK), panels, room);
         let pairs = pair(left.rows_from(first, CHUNK).transposed(), room);
         matmul::multiply(pairs, panels.filled(), start, Target::new(values, row_step));
@@ -210,7 +209,7 @@ mod tests {
             let y = numbers(&mut rng, rows * columns);
             let mut product = vec![f32::NAN; depth * columns];
             let (left, right) = (left.transposed(), Matrix::part(&y, rows, columns, columns));
-            multiply_deep(left, right, Start::Zero, Target::new(&mut product, columns), &mut panels, &mut room);
+            multiply_deep(left, right, Target::new(&mut product, columns), &mut panels, &mut room);
             for (at, &value) in product.iter().enumerate() {
                 let (row, column) = (at / columns, at % columns);
                 let products = (0..rows).map(|k| rounded(x[k * depth + row]) * rounded(y[k * columns + column]));

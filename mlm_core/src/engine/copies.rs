@@ -6,16 +6,19 @@
 
 use std::sync::{Mutex, RwLock};
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::engine::backward::Sums;
 use crate::engine::buffer::Buffer;
 use crate::engine::clock::Operation;
 use crate::engine::layers::{Block, Layers, Weights};
 use crate::engine::mail::post;
 use crate::engine::owned::Owned;
-use crate::engine::pass::add;
 use crate::engine::pool::lock;
-use crate::engine::store::Store;
+use crate::engine::reduction::Reduction;
+use crate::engine::store::{self, Store};
 use crate::engine::threads::{Parts, Step, Threads, read, write};
+use crate::engine::tree::{self, Group};
 use crate::error::Result;
 use crate::model::params::Params;
 use crate::model::weights::{Numbers, Part, Rule, squared_norm};
@@ -32,6 +35,7 @@ pub(crate) struct Copies {
     mail: Vec<RwLock<Buffer>>,
     /// Weights have changed since the threads copied them.
     stale: bool,
+    reduction: Option<Reduction>,
 }
 
 /// One thread's memory, which no other touches. Two neighbouring lines come into a cache together, so it starts at a multiple
@@ -44,20 +48,20 @@ struct Copy {
 }
 
 impl Copies {
-    pub(crate) fn new(params: &Params, threads: usize) -> Result<Self> {
+    pub(crate) fn new(params: &Params, threads: usize, reduction: Option<Reduction>) -> Result<Self> {
         let (mut copies, mut mail) = (Vec::with_capacity(threads), Vec::with_capacity(threads));
         for _ in 0..threads {
             let (weights, gradients) = (params.as_slice().into(), Buffer::zeros(params.len()));
             copies.push(Mutex::new(Copy { weights, gradients, layers: Layers::new(params)? }));
             mail.push(RwLock::new(params.as_slice().into()));
         }
-        Ok(Self { copies, owned: Owned::new(params.len(), threads), mail, stale: true })
+        Ok(Self { copies, owned: Owned::new(params.len(), threads), mail, stale: true, reduction })
     }
 }
 
 impl Store for Copies {
-    fn forward(&mut self, threads: &mut Threads, step: Step) {
-        let Self { copies, owned, mail, stale } = self;
+    fn forward(&mut self, threads: &mut Threads, step: Step) -> Result<()> {
+        let Self { copies, owned, mail, stale, .. } = self;
         let precision = threads.precision();
         threads.run(false, |nth, tools, work| {
             let Copy { weights, layers, .. } = &mut *lock(&copies[nth]);
@@ -74,17 +78,18 @@ impl Store for Copies {
             work.forward(nth, step, work.stages(), Weights { values: weights, layers }, tools);
         });
         *stale = false;
+        Ok(())
     }
 
-    fn backward(&mut self, threads: &mut Threads, gradients: &mut [f32]) -> f64 {
-        let Self { copies, owned, mail, .. } = self;
+    fn backward(&mut self, threads: &mut Threads, gradients: &mut [f32]) -> Result<f64> {
+        let Self { copies, owned, mail, reduction, .. } = self;
         threads.run(true, |nth, tools, work| {
             let Copy { weights, gradients, layers } = &mut *lock(&copies[nth]);
             let weights = Weights { values: weights, layers };
             for block in Block::back(layers.layers.len()) {
                 work.back(nth, block, weights, tools);
                 let range = layers.range(block);
-                let mut sums = Sums { start: range.start, values: &mut gradients[range], begun: false };
+                let mut sums = Sums { start: range.start, values: &mut gradients[range] };
                 work.gradients(nth..nth + 1, block, weights, &mut sums, tools);
             }
             for other in owned.others(nth) {
@@ -92,22 +97,40 @@ impl Store for Copies {
             }
             tools.clock.lap(Operation::Mail);
         });
-        let parts: Parts<_> = gradients.chunks_mut(owned.length).map(|part| Mutex::new((part, 0.0))).collect();
-        threads.run(true, |nth, tools, _| {
-            let Some(part) = parts.get(nth) else { return };
-            let (sum, squares) = &mut *lock(part);
-            sum.copy_from_slice(&lock(&copies[nth]).gradients[owned.by(nth)]);
-            for other in owned.others(nth) {
-                add(sum, &read(&mail[other])[owned.by(nth)]);
-            }
-            *squares = squared_norm(sum);
-            tools.clock.lap(Operation::Reduction);
-        });
-        parts.iter().map(|part| lock(part).1).sum::<f64>().sqrt()
+        // Without ranks there is one group, of all threads.
+        let groups = reduction.as_ref().map_or_else(|| smallvec![0..copies.len()], Reduction::groups);
+        let mut squared = 0.0;
+        for (nth_group, group) in groups.into_iter().enumerate() {
+            let sums = match reduction {
+                Some(reduction) => reduction.sums(nth_group, gradients),
+                None => &mut *gradients,
+            };
+            let parts: Parts<_> = sums.chunks_mut(owned.length).map(|part| Mutex::new((part, 0.0))).collect();
+            threads.run(true, |nth, tools, _| {
+                let Some(part) = parts.get(nth) else { return };
+                let ((sums, squares), own) = (&mut *lock(part), &lock(&copies[nth]).gradients);
+                let mail: SmallVec<[_; 16]> = mail.iter().map(read).collect();
+                let of_group: SmallVec<[Group<'_>; 16]> = (group.clone())
+                    .map(|worker| {
+                        let sums = if worker == nth { own } else { &*mail[worker] };
+                        Group { workers: worker..worker + 1, sums: &sums[owned.by(nth)] }
+                    })
+                    .collect();
+                tree::add_up(&of_group, sums);
+                *squares = squared_norm(sums);
+                tools.clock.lap(Operation::Reduction);
+            });
+            squared = parts.iter().map(|part| lock(part).1).sum();
+        }
+        let Some(reduction) = reduction else { return Ok(f64::sqrt(squared)) };
+        reduction.start(gradients.len());
+        reduction.add(0..gradients.len(), gradients)?;
+        reduction.finish(gradients)?;
+        Ok(store::norm(threads, gradients, reduction.workers()))
     }
 
     fn update(&mut self, threads: &mut Threads, gradients: &[f32], moments: [&mut [f32]; 2], rule: Rule<'_>) {
-        let Self { copies, owned, mail, stale } = self;
+        let Self { copies, owned, mail, stale, .. } = self;
         let [first, second] = moments.map(|moments| moments.chunks_mut(owned.length));
         let moments: Parts<_> = first.zip(second).map(|part| Mutex::new(Some(part))).collect();
         threads.run(true, |nth, _, _| {

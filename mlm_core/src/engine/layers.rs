@@ -145,7 +145,8 @@ impl Layers {
         tokens: usize,
         masked: usize,
     ) -> impl Iterator<Item = usize> {
-        /// Rows that stay together: those of tiles, and numbers of a line.
+        /// Rows that stay together, those of tiles, and numbers of a line; the last ones of a matrix with those before them, as a
+        /// single one would have [other bits](crate::engine::linear::backward_weight).
         const TOGETHER: usize = 16;
         let of = |linear: &Linear, rows: usize| (linear.weight.clone(), linear.from, rows);
         let matrices: SmallVec<[_; 6]> = match block {
@@ -167,7 +168,8 @@ impl Layers {
             for matrix @ (numbers, columns, rows) in &matrices {
                 if before < products(matrix) {
                     let together = TOGETHER * columns;
-                    return numbers.start + (before / *rows as u64) as usize / together * together;
+                    let most = numbers.len().saturating_sub(together);
+                    return numbers.start + most.min((before / *rows as u64) as usize) / together * together;
                 }
                 before -= products(matrix);
             }
@@ -216,7 +218,9 @@ mod tests {
                 assert!(ends[0] >= range.start && ends.is_sorted(), "{block:?}, {threads} threads: {ends:?}");
                 for entry in params.table().entries().iter().filter(|entry| entry.shape.len() == 2) {
                     for end in ends.iter().filter(|&&end| entry.range.contains(&end)) {
-                        assert_eq!((end - entry.range.start) % entry.shape[1], 0, "{} is cut at {end}", entry.name);
+                        let before = end - entry.range.start;
+                        assert_eq!(before % (16 * entry.shape[1]), 0, "{} is cut at {end}", entry.name);
+                        assert!(before == 0 || entry.range.end - end >= 16 * entry.shape[1], "{}", entry.name);
                     }
                 }
             }

@@ -112,14 +112,17 @@ pub(crate) fn forward(
     }
 }
 
-/// The gradient of the weight or, where y is some of the outputs only, of its rows for these: dW = dyᵀ x, added to what is
-/// there or not.
-pub(crate) fn backward_weight(x: Matrix<'_>, dy: Matrix<'_>, start: Start<'_>, dw: &mut [f32], room: &mut Room) {
-    let (dyt, dw, Room { precision, panels, pairs }) = (dy.transposed(), Target::new(dw, x.columns), room);
+/// The gradient of the weight, dW = dyᵀ x, or of some of its rows: as many as there is room for in `dw`, from `first` on. Their
+/// bits do not depend on which others are computed with them, if there are any: of one row, `gemm` adds up the products in
+/// another order.
+pub(crate) fn backward_weight(x: Matrix<'_>, dy: Matrix<'_>, first: usize, dw: &mut [f32], room: &mut Room) {
+    let large = gemm::pays(dy.transposed(), x);
+    let dyt = dy.columns_from(first, dw.len() / x.columns).transposed();
+    let (dw, Room { precision, panels, pairs }) = (Target::new(dw, x.columns), room);
     match precision {
-        Precision::F32 if gemm::pays(dyt, x) => gemm::multiply(dyt, x, start, dw),
-        Precision::F32 => multiply(dyt, panels.right(x), start, dw),
-        Precision::Bf16 => bf16::multiply_deep(dyt, x, start, dw, panels, pairs),
+        Precision::F32 if large => gemm::multiply(dyt, x, Start::Zero, dw),
+        Precision::F32 => multiply(dyt, panels.right(x), Start::Zero, dw),
+        Precision::Bf16 => bf16::multiply_deep(dyt, x, dw, panels, pairs),
     }
 }
 
@@ -152,6 +155,7 @@ pub(crate) fn backward_input(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::pass::add;
     use crate::engine::slopes;
 
     fn pack(packed: &mut PackedWeight, weight: Matrix<'_>, room: &mut Room) {
@@ -184,7 +188,7 @@ mod tests {
                 forward(x, weight, &packed, bias, Target::new(&mut y, to), &mut room);
                 let dy = Matrix::new(&dy[..tokens * to], to);
                 let (mut dx, mut dw, mut db) = (vec![0.0; tokens * from], vec![0.0; to * from], vec![0.0; to]);
-                backward_weight(x, dy, Start::Zero, &mut dw, &mut room);
+                backward_weight(x, dy, 0, &mut dw, &mut room);
                 backward_bias(dy, &mut db);
                 backward_input(dy, weight, &packed, Start::Zero, Target::new(&mut dx, from), &mut room);
                 (y, [dx, dw, db].concat())
@@ -211,18 +215,40 @@ mod tests {
                 forward(x, weight, &packed, &bias, Target::new(&mut y[first * to..], to), &mut room);
                 let dx = Target::new(&mut dx[first * from..], from);
                 backward_input(dy, weight, &packed, Start::Zero, dx, &mut room);
-                // The second half of the outputs first: each part has its rows of the gradient.
-                for outputs in [to / 2..to, 0..to / 2] {
-                    let dw = &mut dw[outputs.start * from..outputs.end * from];
-                    let dy = dy.columns_from(outputs.start, outputs.len());
-                    backward_weight(x, dy, Start::Target, dw, &mut room);
-                    backward_bias(dy, &mut db[outputs]);
-                }
+                let mut of_chunk = vec![f32::NAN; to * from];
+                backward_weight(x, dy, 0, &mut of_chunk, &mut room);
+                add(&mut dw, &of_chunk);
+                backward_bias(dy, &mut db);
             }
             [y, dx, dw, db].concat()
         });
         for (whole, part) in whole.iter().zip(&parts) {
             assert!((whole - part).abs() < 1e-3, "{whole}, not {part}");
+        }
+    }
+
+    /// How many threads share the rows of a gradient changes none of its bits.
+    #[test]
+    fn some_rows_of_a_gradient_are_those_of_the_whole() {
+        let numbers = slopes::numbers;
+        for (tokens, from, to) in [(300, 130, 145), (40, 70, 145), (600, 97, 113), (1, 5, 40)] {
+            let (x, dy) = (numbers(tokens * from, 1), numbers(tokens * to, 2));
+            let (x, dy) = (Matrix::new(&x, from), Matrix::new(&dy, to));
+            for precision in [Precision::F32, Precision::Bf16] {
+                let mut room = Room::new(precision);
+                let mut whole = vec![f32::NAN; to * from];
+                backward_weight(x, dy, 0, &mut whole, &mut room);
+                for at_once in (2..to.div_ceil(2)).step_by(5) {
+                    let mut parts = vec![f32::NAN; to * from];
+                    let (first, last) = parts.split_at_mut((to - to % at_once - at_once) * from);
+                    for (nth, part) in first.chunks_mut(at_once * from).enumerate() {
+                        backward_weight(x, dy, nth * at_once, part, &mut room);
+                    }
+                    backward_weight(x, dy, first.len() / from, last, &mut room);
+                    let differs = parts.iter().zip(&whole).position(|(part, whole)| part != whole);
+                    assert_eq!(differs, None, "{tokens} x {from} x {to}, {at_once} at a time, {precision:?}");
+                }
+            }
         }
     }
 }

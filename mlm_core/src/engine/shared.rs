@@ -5,20 +5,31 @@
 use std::mem;
 use std::sync::Mutex;
 
+use smallvec::smallvec;
+
 use crate::engine::backward::Sums;
 use crate::engine::buffer::Buffer;
 use crate::engine::clock::Operation;
 use crate::engine::layers::{Block, Layers, Weights};
 use crate::engine::owned::Owned;
 use crate::engine::pool::lock;
-use crate::engine::store::Store;
+use crate::engine::reduction::Reduction;
+use crate::engine::store::{self, Store};
 use crate::engine::threads::{Parts, Step, Threads};
+use crate::engine::tree;
 use crate::error::Result;
 use crate::model::params::Params;
-use crate::model::weights::{Numbers, Part, Rule, squared_norm};
+use crate::model::weights::{Numbers, Part, Rule};
 
 /// Numbers for each parameter: the weight, and two copies of it for the products.
 pub(crate) const NUMBERS: usize = 3;
+
+/// The most numbers that all of so many threads keep while they add up gradients.
+pub(crate) fn sums(params: &Params, threads: usize) -> Result<usize> {
+    let layers = Layers::new(params)?;
+    let largest = Block::back(layers.layers.len()).map(|block| layers.range(block).len()).max();
+    Ok(largest.unwrap_or(0).saturating_mul(tree::depth(threads)))
+}
 
 /// The weights.
 pub(crate) struct Shared {
@@ -27,17 +38,18 @@ pub(crate) struct Shared {
     owned: Owned,
     /// Weights have changed since they were copied for the products.
     stale: bool,
+    reduction: Option<Reduction>,
 }
 
 impl Shared {
-    pub(crate) fn new(params: &Params, threads: usize) -> Result<Self> {
-        let owned = Owned::new(params.len(), threads);
-        Ok(Self { weights: params.as_slice().into(), layers: Layers::new(params)?, owned, stale: true })
+    pub(crate) fn new(params: &Params, threads: usize, reduction: Option<Reduction>) -> Result<Self> {
+        let (weights, owned) = (params.as_slice().into(), Owned::new(params.len(), threads));
+        Ok(Self { weights, layers: Layers::new(params)?, owned, stale: true, reduction })
     }
 }
 
 impl Store for Shared {
-    fn forward(&mut self, threads: &mut Threads, step: Step) {
+    fn forward(&mut self, threads: &mut Threads, step: Step) -> Result<()> {
         let Self { weights, layers, stale, .. } = self;
         if *stale {
             let panels = Mutex::new(layers.panels(weights, threads.precision()));
@@ -54,7 +66,7 @@ impl Store for Shared {
         let weights = Weights { values: weights, layers };
         if !threads.work.is_cut() {
             threads.run(false, |nth, tools, work| work.forward(nth, step, work.stages(), weights, tools));
-            return;
+            return Ok(());
         }
         for stage in threads.work.stages() {
             if let Some(layer) = stage.checked_sub(1) {
@@ -62,11 +74,17 @@ impl Store for Shared {
             }
             threads.run(false, |nth, tools, work| work.forward(nth, step, stage..=stage, weights, tools));
         }
+        Ok(())
     }
 
-    fn backward(&mut self, threads: &mut Threads, gradients: &mut [f32]) -> f64 {
-        let Self { weights, layers, owned, .. } = &*self;
+    fn backward(&mut self, threads: &mut Threads, gradients: &mut [f32]) -> Result<f64> {
+        let Self { weights, layers, reduction, .. } = self;
         let weights = Weights { values: weights, layers };
+        // Without ranks there is one group, of all threads.
+        let groups = reduction.as_ref().map_or_else(|| smallvec![0..threads.work.threads()], Reduction::groups);
+        if let Some(reduction) = reduction {
+            reduction.start(gradients.len());
+        }
         for block in Block::back(layers.layers.len()) {
             match block {
                 Block::Layer(layer) if threads.work.is_cut() => {
@@ -78,26 +96,33 @@ impl Store for Shared {
                 _ => threads.run(true, |nth, tools, work| work.back(nth, block, weights, tools)),
             }
             let (range, (tokens, masked)) = (layers.range(block), threads.work.tokens());
-            let (mut start, mut rest) = (range.start, &mut gradients[range]);
-            let ends = layers.split(block, threads.work.threads(), tokens, masked);
-            let parts: Parts<_> = ends
-                .map(|end| {
-                    let values = rest.split_off_mut(..end - start).expect("parts end one after the other");
-                    Mutex::new(Sums { start: mem::replace(&mut start, end), values, begun: false })
-                })
-                .collect();
-            threads.run(true, |nth, tools, work| {
-                work.gradients(0..work.threads(), block, weights, &mut lock(&parts[nth]), tools);
-            });
+            for (nth_group, group) in groups.iter().enumerate() {
+                let sums = match reduction {
+                    Some(reduction) => reduction.sums(nth_group, gradients),
+                    None => &mut *gradients,
+                };
+                let (mut start, mut rest) = (range.start, &mut sums[range.clone()]);
+                let ends = layers.split(block, threads.work.threads(), tokens, masked);
+                let parts: Parts<_> = ends
+                    .map(|end| {
+                        let values = rest.split_off_mut(..end - start).expect("parts end one after the other");
+                        Mutex::new(Sums { start: mem::replace(&mut start, end), values })
+                    })
+                    .collect();
+                threads.run(true, |nth, tools, work| {
+                    work.gradients(group.clone(), block, weights, &mut lock(&parts[nth]), tools);
+                });
+            }
+            if let Some(reduction) = reduction {
+                reduction.add(range, gradients)?;
+            }
         }
-        let parts: Parts<_> = gradients.chunks(owned.length).map(|part| Mutex::new((part, 0.0))).collect();
-        threads.run(true, |nth, tools, _| {
-            let Some(part) = parts.get(nth) else { return };
-            let (gradients, squares) = &mut *lock(part);
-            *squares = squared_norm(gradients);
-            tools.clock.lap(Operation::Reduction);
-        });
-        parts.iter().map(|part| lock(part).1).sum::<f64>().sqrt()
+        let mut workers = threads.work.threads();
+        if let Some(reduction) = reduction {
+            reduction.finish(gradients)?;
+            workers = reduction.workers();
+        }
+        Ok(store::norm(threads, gradients, workers))
     }
 
     fn update(&mut self, threads: &mut Threads, gradients: &[f32], moments: [&mut [f32]; 2], rule: Rule<'_>) {

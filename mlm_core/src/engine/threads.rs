@@ -2,6 +2,7 @@
 //! a block of it, with the share of one thread. Where the weights lie is left to [`crate::engine::store`].
 
 use std::fmt;
+use std::mem;
 use std::ops::{Range, RangeInclusive};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -9,14 +10,16 @@ use smallvec::SmallVec;
 
 use crate::engine::activations::{Activations, Joined};
 use crate::engine::backward::Sums;
-use crate::engine::buffer;
-use crate::engine::clock::Clock;
+use crate::engine::buffer::{self, Buffer};
+use crate::engine::clock::{Clock, Operation};
 use crate::engine::config::{EngineConfig, Precision};
 use crate::engine::layers::{Block, Weights};
 use crate::engine::linear::Room;
-use crate::engine::pass::Pass;
+use crate::engine::pass::{Pass, add};
 use crate::engine::pool::{Pool, lock};
+use crate::engine::ranks::Ranks;
 use crate::engine::share::{Asked, Share, Size, split};
+use crate::engine::tree;
 use crate::error::Result;
 use crate::model::config::ModelConfig;
 use crate::model::encoder::{Mode, Score};
@@ -33,6 +36,11 @@ pub(crate) enum Step {
 }
 
 impl Step {
+    /// Whether all ranks take part in it, each with its share of the batch.
+    pub(crate) fn is_shared(self) -> bool {
+        matches!(self, Step::Scores | Step::Loss)
+    }
+
     pub(crate) fn asked(self) -> Asked {
         if self == Step::Encode { Asked::All } else { Asked::Masked }
     }
@@ -48,6 +56,7 @@ pub(crate) struct Threads {
     precision: Precision,
     /// A sequence may be cut, and its parts given to several of them.
     may_cut: bool,
+    pub(crate) ranks: Option<Ranks>,
     pub(crate) work: Work,
 }
 
@@ -58,6 +67,8 @@ pub(crate) struct Work {
     mode: Mode,
     /// There is a sequence of which several workers have a part.
     is_cut: bool,
+    /// For each worker of all ranks where its rows end.
+    ends: Vec<usize>,
     pub(crate) workers: Vec<RwLock<Worker>>,
     pub(crate) tools: Vec<Mutex<Tools>>,
 }
@@ -82,6 +93,8 @@ pub(crate) struct Worker {
 pub(crate) struct Tools {
     pub(crate) room: Room,
     pub(crate) joined: Joined,
+    /// Gradients of some workers, to be added to those of others: for groups of each size, of which one at a time is needed.
+    pub(crate) sums: Vec<Buffer>,
     pub(crate) clock: Clock,
 }
 
@@ -94,19 +107,23 @@ impl fmt::Debug for Work {
 impl Threads {
     /// # Errors
     /// When the system starts no threads.
-    pub(crate) fn new(config: &ModelConfig, how: EngineConfig, may_cut: bool) -> Result<Self> {
+    pub(crate) fn new(config: &ModelConfig, how: EngineConfig, may_cut: bool, ranks: Option<Ranks>) -> Result<Self> {
         let EngineConfig { threads, precision, vectors } = how;
         let worker = || RwLock::new(Worker { activations: Activations::new(config), ..Worker::default() });
-        let tools = || Mutex::new(Tools { room: Room::new(precision), joined: Joined::default(), clock: Clock::new() });
+        let tools = || {
+            let sums = vec![Buffer::default(); tree::depth(threads)];
+            Mutex::new(Tools { room: Room::new(precision), joined: Joined::default(), sums, clock: Clock::new() })
+        };
         let work = Work {
             config: config.clone(),
             batch: Batch::with_gaps([], 0),
             mode: Mode::Evaluate,
             is_cut: false,
+            ends: Vec::new(),
             workers: (0..threads).map(|_| worker()).collect(),
             tools: (0..threads).map(|_| tools()).collect(),
         };
-        Ok(Self { pool: Pool::new(threads, vectors)?, precision, may_cut: may_cut && threads > 1, work })
+        Ok(Self { pool: Pool::new(threads, vectors)?, precision, may_cut, ranks, work })
     }
 
     /// What they multiply in.
@@ -129,17 +146,27 @@ impl Threads {
     /// is to return.
     pub(crate) fn share_out(&mut self, batch: &Batch, mode: Mode, step: Step, returned: usize) -> Result<()> {
         let may_cut = self.may_cut;
-        let Work { config, batch: of_threads, mode: of_batch, is_cut, workers, tools } = &mut self.work;
+        let Work { config, batch: of_threads, mode: of_batch, is_cut, ends, workers, tools } = &mut self.work;
         // A share has a part of two sequences at most. There is memory for these also where they are whole, lest a later batch
         // takes some.
         let cut = if may_cut { batch.tokens().min(2 * batch.longest()) } else { 0 };
         let mut missing = returned;
         let mut sizes: SmallVec<[Size; 16]> = SmallVec::new();
+        // The ranks share a step to the loss; what somebody asks of one of them that one computes by itself.
+        let (all, own) = match &self.ranks {
+            Some(ranks) if step.is_shared() => (ranks.workers(), ranks.workers_of(ranks.rank())),
+            _ => (workers.len(), 0..workers.len()),
+        };
         *is_cut = false;
-        for (worker, rows) in workers.iter().zip(split(&batch.offsets, workers.len(), may_cut)) {
-            let size = Share::new(batch, rows.clone()).size(step.asked());
-            let mut worker = write(worker);
+        ends.clear();
+        for (nth, rows) in split(&batch.offsets, all, may_cut).enumerate() {
             *is_cut |= batch.offsets.binary_search(&rows.end).is_err();
+            ends.push(rows.end);
+            if !own.contains(&nth) {
+                continue;
+            }
+            let size = Share::new(batch, rows.clone()).size(step.asked());
+            let mut worker = write(&workers[nth - own.start]);
             worker.rows = rows;
             missing = missing.saturating_add(buffer::missing(worker.activations.buffers(config, size, cut)));
             sizes.push(size);
@@ -177,6 +204,13 @@ impl Work {
         (self.batch.tokens(), self.batch.masked_rows.len())
     }
 
+    /// How many masked rows some of the workers of all ranks have.
+    pub(crate) fn masked_of(&self, workers: &Range<usize>) -> usize {
+        let start = workers.start.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let share = Share::new(&self.batch, start..self.ends[workers.end - 1]);
+        share.asked(Asked::Masked).len()
+    }
+
     /// Whether there is a sequence of which several workers have a part. Its keys and values, and their gradients, have to be
     /// [joined](crate::engine::joined) then before they are needed.
     pub(crate) fn is_cut(&self) -> bool {
@@ -199,7 +233,7 @@ impl Work {
         tools: &mut Tools,
     ) {
         let Worker { activations, rows, loss, scores } = &mut *write(&self.workers[nth]);
-        let Tools { room, joined, clock } = tools;
+        let Tools { room, joined, clock, .. } = tools;
         if Range::is_empty(rows) {
             *loss = 0.0;
             scores.clear();
@@ -265,13 +299,14 @@ impl Work {
         back: impl FnOnce(Pass<'_>, &mut Activations, &Joined, &mut Room),
     ) {
         let Worker { activations, rows, .. } = &mut *write(&self.workers[nth]);
-        let Tools { room, joined, clock } = tools;
+        let Tools { room, joined, clock, .. } = tools;
         if !Range::is_empty(rows) {
             back(self.pass(rows, Asked::Masked, weights, clock), activations, joined, room);
         }
     }
 
-    /// Gradients of a block's weights, from what these workers have left behind on the way back through it.
+    /// Gradients of some of a block's weights, from what these workers have left behind on the way back through it: of each,
+    /// added up as [`crate::engine::tree`] says.
     pub(crate) fn gradients(
         &self,
         workers: Range<usize>,
@@ -280,18 +315,23 @@ impl Work {
         sums: &mut Sums<'_>,
         tools: &mut Tools,
     ) {
-        let Tools { room, clock, .. } = tools;
-        for worker in &self.workers[workers] {
-            let Worker { activations, rows, .. } = &*read(worker);
-            if !rows.is_empty() {
-                let pass = self.pass(rows, Asked::Masked, weights, clock);
-                pass.add_gradients(block, activations, sums, room);
-                sums.begun = true;
+        let Some([first, second]) = tree::groups(&workers) else {
+            let Worker { activations, rows, .. } = &*read(&self.workers[workers.start]);
+            if rows.is_empty() {
+                sums.values.fill(0.0);
+            } else {
+                let pass = self.pass(rows, Asked::Masked, weights, &tools.clock);
+                pass.gradients(block, activations, sums, &mut tools.room);
             }
-        }
-        if !sums.begun {
-            sums.values.fill(0.0);
-        }
+            return;
+        };
+        self.gradients(first, block, weights, sums, tools);
+        let mut others = mem::take(&mut tools.sums[tree::depth(second.len())]);
+        let values = others.room(sums.values.len());
+        self.gradients(second.clone(), block, weights, &mut Sums { start: sums.start, values }, tools);
+        add(sums.values, values);
+        tools.clock.lap(Operation::Reduction);
+        tools.sums[tree::depth(second.len())] = others;
     }
 
     fn pass<'a>(&'a self, rows: &Range<usize>, asked: Asked, weights: Weights<'a>, clock: &'a Clock) -> Pass<'a> {

@@ -17,6 +17,7 @@ mod masking;
 mod model;
 mod preparation;
 mod pretrained;
+mod ranks;
 mod tokenizer;
 mod training;
 mod windows;

@@ -1,0 +1,198 @@
+//! Several processes that train one model: as threads here, each with an engine, that pass messages.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use mlm_core::rand::Rng;
+use mlm_core::rand::rngs::StdRng;
+use mlm_core::{
+    AdamW, AdamWConfig, Batch, Communicator, Encoder, Engine, EngineConfig, Exchange, Gradients, Mode, ModelConfig,
+    Params, Pending, Precision, Result, Score, Treatment,
+};
+
+use crate::seeded;
+
+/// What each rank has sent in each exchange, until all have it.
+type Mail = Mutex<HashMap<usize, Vec<Option<(Vec<f32>, Vec<Range<usize>>)>>>>;
+
+#[derive(Debug)]
+struct Local {
+    rank: usize,
+    ranks: usize,
+    begun: AtomicUsize,
+    mail: Arc<Mail>,
+    taken: Arc<Mutex<HashMap<usize, usize>>>,
+}
+
+struct Message {
+    number: usize,
+    rank: usize,
+    ranks: usize,
+    mail: Arc<Mail>,
+    taken: Arc<Mutex<HashMap<usize, usize>>>,
+    exchange: Option<Exchange>,
+}
+
+impl Communicator for Local {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn ranks(&self) -> usize {
+        self.ranks
+    }
+
+    fn begin(&self, exchange: Exchange) -> Result<Box<dyn Pending>> {
+        let Self { rank, ranks, .. } = *self;
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        assert_eq!((exchange.to.len(), exchange.from.len()), (ranks, ranks));
+        assert!(exchange.to[rank].is_empty() && exchange.from[rank].is_empty());
+        let mut mail = self.mail.lock().unwrap();
+        mail.entry(number).or_insert_with(|| vec![None; ranks])[rank] =
+            Some((exchange.sent.clone(), exchange.to.clone()));
+        let (mail, taken) = (Arc::clone(&self.mail), Arc::clone(&self.taken));
+        Ok(Box::new(Message { number, rank, ranks, mail, taken, exchange: Some(exchange) }))
+    }
+}
+
+impl Pending for Message {
+    fn test(&mut self) -> Result<Option<Exchange>> {
+        let mut mail = self.mail.lock().unwrap();
+        let sent = &mail[&self.number];
+        if sent.iter().any(Option::is_none) {
+            return Ok(None);
+        }
+        let mut exchange = self.exchange.take().expect("an exchange that is not over");
+        for (sent, place) in sent.iter().zip(&exchange.from) {
+            let (numbers, to) = sent.as_ref().unwrap();
+            let numbers = &numbers[to[self.rank].clone()];
+            exchange.received[place.clone()].copy_from_slice(numbers);
+        }
+        let mut taken = self.taken.lock().unwrap();
+        let by = taken.entry(self.number).or_default();
+        *by += 1;
+        if *by == self.ranks {
+            taken.remove(&self.number);
+            mail.remove(&self.number);
+        }
+        Ok(Some(exchange))
+    }
+}
+
+fn communicators(ranks: usize) -> Vec<Arc<dyn Communicator>> {
+    let (mail, taken) = (Arc::<Mail>::default(), Arc::default());
+    (0..ranks)
+        .map(|rank| -> Arc<dyn Communicator> {
+            Arc::new(Local { rank, ranks, begun: 0.into(), mail: Arc::clone(&mail), taken: Arc::clone(&taken) })
+        })
+        .collect()
+}
+
+/// Sequences of random tokens, of which some are masked, in some batches of one sequence only.
+fn ragged(rng: &mut StdRng, config: &ModelConfig, sequences: usize) -> Batch {
+    let mut batch = Batch::with_gaps([], 0);
+    let most = rng.random_range(1..=sequences);
+    for _ in 0..most {
+        for _ in 0..rng.random_range(1..=config.max_len) {
+            if batch.masked_rows.is_empty() || rng.random_bool(0.2) {
+                batch.masked_rows.push(batch.input_ids.len());
+                batch.targets.push(rng.random_range(0..config.vocab as u32));
+                batch.treatments.push(Treatment::Mask);
+            }
+            batch.input_ids.push(rng.random_range(0..config.vocab as u32));
+        }
+        batch.offsets.push(batch.input_ids.len());
+    }
+    batch
+}
+
+/// What comes of training: all losses, the norms of all gradients, the last gradients, what is predicted then, and the weights.
+type Trained = (Vec<f64>, Vec<f64>, Vec<f32>, Vec<Score>, Params);
+
+fn train(engine: &mut Engine, batches: &[Batch]) -> Trained {
+    let mut gradients = Gradients::zeros(engine).unwrap();
+    let mut optimizer = AdamW::new(engine, AdamWConfig::default()).unwrap();
+    let (mut losses, mut norms) = (Vec::new(), Vec::new());
+    for (seed, batch) in batches.iter().enumerate() {
+        losses.push(engine.forward(batch, Mode::Train { dropout_seed: seed as u64 }).unwrap());
+        engine.backward(&mut gradients).unwrap();
+        norms.push(gradients.clip(1.0).unwrap());
+        optimizer.step(engine, &gradients, 1e-3).unwrap();
+    }
+    let names: Vec<String> = gradients.names().map(str::to_owned).collect();
+    let numbers = |name: &String| gradients.get(name).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let last = names.iter().flat_map(numbers).collect();
+    let scores = batches.iter().flat_map(|batch| engine.score(batch).unwrap()).collect();
+    (losses, norms, last, scores, engine.params().unwrap())
+}
+
+/// That ranks learn, to the last bit, what one process does with as many threads as all have together.
+fn check(params: &Params, batches: &[Batch], precision: Precision, shapes: &[(usize, usize)]) {
+    let how = |threads| EngineConfig { threads, precision, ..EngineConfig::default() };
+    let mut expected: HashMap<usize, Trained> = HashMap::new();
+    for &(ranks, threads) in shapes {
+        let expected = expected
+            .entry(ranks * threads)
+            .or_insert_with(|| train(&mut Engine::with_config(params, how(ranks * threads)).unwrap(), batches));
+        let trained: Vec<Trained> = thread::scope(|scope| {
+            let of_rank = |communicator| {
+                scope.spawn(move || {
+                    let mut engine = Engine::with_communicator(params, how(threads), communicator).unwrap();
+                    train(&mut engine, batches)
+                })
+            };
+            let ranks: Vec<_> = communicators(ranks).into_iter().map(of_rank).collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        });
+        for (rank, trained) in trained.iter().enumerate() {
+            let what = format!("rank {rank} of {ranks}, {threads} threads each, {precision:?}");
+            assert_eq!(trained.0, expected.0, "losses, {what}");
+            assert_eq!(trained.1, expected.1, "norms, {what}");
+            let differs = trained.2.iter().zip(&expected.2).position(|(ours, theirs)| ours != theirs);
+            assert_eq!(differs, None, "gradients, {what}");
+            assert_eq!(trained.3, expected.3, "scores, {what}");
+            assert!(trained.4 == expected.4, "weights, {what}");
+        }
+    }
+}
+
+const SHAPES: [(usize, usize); 8] = [(1, 4), (2, 2), (4, 1), (3, 2), (2, 3), (6, 1), (5, 1), (2, 1)];
+
+#[test]
+fn ranks_learn_what_threads_do() {
+    let mut rng = seeded(0);
+    let config = ModelConfig { hidden_dropout: 0.1, attention_dropout: 0.1, max_len: 24, ..ModelConfig::new(200) };
+    let params = Params::init(&config, &mut rng).unwrap();
+    let batches: Vec<Batch> = (0..40).map(|_| ragged(&mut rng, &config, 8)).collect();
+    for precision in [Precision::F32, Precision::Bf16] {
+        let steps = if precision == Precision::F32 { batches.len() } else { 4 };
+        check(&params, &batches[..steps], precision, &SHAPES);
+    }
+}
+
+/// Of more than half a million parameters, so that threads share the weights and cut sequences.
+#[test]
+fn ranks_of_a_large_model_learn_what_threads_do() {
+    let mut rng = seeded(1);
+    let config = ModelConfig {
+        d_model: 112,
+        d_ff: 448,
+        layers: 3,
+        max_len: 90,
+        hidden_dropout: 0.1,
+        attention_dropout: 0.1,
+        ..ModelConfig::new(900)
+    };
+    let params = Params::init(&config, &mut rng).unwrap();
+    assert!(params.len() > 500_000, "{} parameters", params.len());
+    let mut batches: Vec<Batch> = (0..2).map(|_| ragged(&mut rng, &config, 1)).collect();
+    for batch in &mut batches {
+        // Twelve of the same length, which need not be cut.
+        *batch = Batch::with_gaps(vec![batch.input_ids.as_slice(); 12], batch.input_ids[0]);
+        batch.targets = vec![9; batch.masked_rows.len()];
+    }
+    check(&params, &batches, Precision::F32, &[(2, 2), (4, 1), (3, 2)]);
+}
