@@ -210,8 +210,7 @@ impl Engine {
             true => Box::new(Shared::new(params, threads, reduction)?),
             false => Box::new(Copies::new(params, threads, reduction)?),
         };
-        // Nobody has a part of what another rank has.
-        let threads_of_rank = Threads::new(params.config(), how, may_cut && ranks.is_none(), ranks)?;
+        let threads_of_rank = Threads::new(params.config(), how, may_cut, ranks)?;
         let state = State { threads: threads_of_rank, store, went_forward: false };
         let (config, table) = (params.config().clone(), Arc::clone(params.table()));
         Ok(Self { config, table, threads, state: Mutex::new(state) })

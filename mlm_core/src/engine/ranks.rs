@@ -76,21 +76,41 @@ impl Ranks {
     /// # Errors
     /// As [`wait`].
     fn gather(&self, own: Vec<f32>, lengths: impl Fn(usize) -> usize) -> Result<Vec<f32>> {
+        let send = |_: usize, sent: &mut Vec<f32>| sent.extend_from_slice(&own);
+        let mut pending = self.begin(Exchange::default(), send, &lengths)?;
+        let Exchange { mut received, from, .. } = wait(pending.as_mut())?;
+        let place = from[self.rank()].start;
+        received.splice(place..place, own);
+        Ok(received)
+    }
+
+    /// Begins an exchange, in the memory of one that is over: `send` appends what another rank is to get, `length` says how much
+    /// that one sends.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    pub(crate) fn begin(
+        &self,
+        memory: Exchange,
+        mut send: impl FnMut(usize, &mut Vec<f32>),
+        length: impl Fn(usize) -> usize,
+    ) -> Result<Box<dyn Pending>> {
+        let Exchange { mut sent, mut to, mut received, mut from } = memory;
+        sent.clear();
+        to.clear();
+        from.clear();
         let (rank, mut end) = (self.rank(), 0);
-        let places: Vec<Range<usize>> = (0..self.count())
-            .map(|other| {
-                let start = end;
-                end += lengths(other);
-                start..end
-            })
-            .collect();
-        let mut received = vec![0.0; end];
-        received[places[rank].clone()].copy_from_slice(&own);
-        let to = (0..self.count()).map(|other| if other == rank { 0..0 } else { 0..own.len() }).collect();
-        let mut from = places;
-        from[rank] = 0..0;
-        let exchange = Exchange { sent: own, to, received, from };
-        Ok(wait(self.communicator.begin(exchange)?.as_mut())?.received)
+        for other in 0..self.count() {
+            let places = (sent.len(), end);
+            if other != rank {
+                send(other, &mut sent);
+                end += length(other);
+            }
+            to.push(places.0..sent.len());
+            from.push(places.1..end);
+        }
+        received.resize(end, 0.0);
+        self.communicator.begin(Exchange { sent, to, received, from })
     }
 }
 

@@ -148,25 +148,13 @@ impl Reduction {
 
     fn send_sums(&mut self, bucket: &Range<usize>, gradients: &[f32]) -> Result<Box<dyn Pending>> {
         let (rank, ranks) = (self.ranks.rank(), self.ranks.count());
-        let Exchange { mut sent, mut to, mut received, mut from } = self.spare.pop().unwrap_or_default();
-        sent.clear();
-        to.clear();
-        from.clear();
-        let (own, mut end) = (slice(bucket, rank, ranks).len(), 0);
-        for other in 0..ranks {
-            let start = sent.len();
-            if other != rank {
-                let slice = slice(bucket, other, ranks);
-                sent.extend_from_slice(&gradients[slice.clone()]);
-                self.others.iter().for_each(|sums| sent.extend_from_slice(&sums[slice.clone()]));
-            }
-            to.push(start..sent.len());
-            let length = if other == rank { 0 } else { own * self.groups[other].len() };
-            from.push(end..end + length);
-            end += length;
-        }
-        received.resize(end, 0.0);
-        self.ranks.communicator.begin(Exchange { sent, to, received, from })
+        let send = |other: usize, sent: &mut Vec<f32>| {
+            let slice = slice(bucket, other, ranks);
+            sent.extend_from_slice(&gradients[slice.clone()]);
+            self.others.iter().for_each(|sums| sent.extend_from_slice(&sums[slice.clone()]));
+        };
+        let own = slice(bucket, rank, ranks).len();
+        self.ranks.begin(self.spare.pop().unwrap_or_default(), send, |other| own * self.groups[other].len())
     }
 
     /// Adds up the sums for this rank's slice of a bucket.

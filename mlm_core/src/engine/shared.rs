@@ -70,6 +70,7 @@ impl Store for Shared {
         }
         for stage in threads.work.stages() {
             if let Some(layer) = stage.checked_sub(1) {
+                threads.exchange_keys(layer)?;
                 threads.run(false, |nth, tools, work| work.join_keys(nth, layer, tools));
             }
             threads.run(false, |nth, tools, work| work.forward(nth, step, stage..=stage, weights, tools));
@@ -88,8 +89,10 @@ impl Store for Shared {
         for block in Block::back(layers.layers.len()) {
             match block {
                 Block::Layer(layer) if threads.work.is_cut() => {
+                    threads.exchange_keys(layer)?;
                     threads.run(true, |nth, tools, work| work.join_keys(nth, layer, tools));
                     threads.run(true, |nth, tools, work| work.back_to_keys(nth, layer, weights, tools));
+                    threads.exchange_gradients()?;
                     threads.run(true, |nth, tools, work| work.join_gradients(nth, tools));
                     threads.run(true, |nth, tools, work| work.back_from_keys(nth, layer, weights, tools));
                 }

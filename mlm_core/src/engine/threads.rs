@@ -13,12 +13,13 @@ use crate::engine::backward::Sums;
 use crate::engine::buffer::{self, Buffer};
 use crate::engine::clock::{Clock, Operation};
 use crate::engine::config::{EngineConfig, Precision};
+use crate::engine::joined::Remote;
 use crate::engine::layers::{Block, Weights};
 use crate::engine::linear::Room;
 use crate::engine::pass::{Pass, add};
 use crate::engine::pool::{Pool, lock};
 use crate::engine::ranks::Ranks;
-use crate::engine::share::{Asked, Share, Size, split};
+use crate::engine::share::{Asked, Part, Share, Size, split};
 use crate::engine::tree;
 use crate::error::Result;
 use crate::model::config::ModelConfig;
@@ -68,7 +69,10 @@ pub(crate) struct Work {
     /// There is a sequence of which several workers have a part.
     is_cut: bool,
     /// For each worker of all ranks where its rows end.
-    ends: Vec<usize>,
+    pub(crate) ends: Vec<usize>,
+    /// Which of them are this rank's.
+    pub(crate) own: Range<usize>,
+    pub(crate) remote: Remote,
     pub(crate) workers: Vec<RwLock<Worker>>,
     pub(crate) tools: Vec<Mutex<Tools>>,
 }
@@ -120,6 +124,8 @@ impl Threads {
             mode: Mode::Evaluate,
             is_cut: false,
             ends: Vec::new(),
+            own: 0..threads,
+            remote: Remote::default(),
             workers: (0..threads).map(|_| worker()).collect(),
             tools: (0..threads).map(|_| tools()).collect(),
         };
@@ -146,14 +152,15 @@ impl Threads {
     /// is to return.
     pub(crate) fn share_out(&mut self, batch: &Batch, mode: Mode, step: Step, returned: usize) -> Result<()> {
         let may_cut = self.may_cut;
-        let Work { config, batch: of_threads, mode: of_batch, is_cut, ends, workers, tools } = &mut self.work;
+        let Work { config, batch: of_threads, mode: of_batch, is_cut, ends, own, workers, tools, .. } = &mut self.work;
         // A share has a part of two sequences at most. There is memory for these also where they are whole, lest a later batch
         // takes some.
         let cut = if may_cut { batch.tokens().min(2 * batch.longest()) } else { 0 };
         let mut missing = returned;
         let mut sizes: SmallVec<[Size; 16]> = SmallVec::new();
         // The ranks share a step to the loss; what somebody asks of one of them that one computes by itself.
-        let (all, own) = match &self.ranks {
+        let all;
+        (all, *own) = match &self.ranks {
             Some(ranks) if step.is_shared() => (ranks.workers(), ranks.workers_of(ranks.rank())),
             _ => (workers.len(), 0..workers.len()),
         };
@@ -204,11 +211,19 @@ impl Work {
         (self.batch.tokens(), self.batch.masked_rows.len())
     }
 
-    /// How many masked rows some of the workers of all ranks have.
+    /// The rows of some neighbours among the workers of all ranks.
+    pub(crate) fn rows_of(&self, workers: &Range<usize>) -> Range<usize> {
+        workers.start.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[workers.end - 1]
+    }
+
+    /// How many masked rows they have.
     pub(crate) fn masked_of(&self, workers: &Range<usize>) -> usize {
-        let start = workers.start.checked_sub(1).map_or(0, |before| self.ends[before]);
-        let share = Share::new(&self.batch, start..self.ends[workers.end - 1]);
-        share.asked(Asked::Masked).len()
+        Share::new(&self.batch, self.rows_of(workers)).asked(Asked::Masked).len()
+    }
+
+    /// The parts of sequences that a worker, of any rank, has, but for whole ones.
+    pub(crate) fn parts(&self, nth: usize) -> impl Iterator<Item = Part> {
+        Share::new(&self.batch, self.rows_of(&(nth..nth + 1))).parts()
     }
 
     /// Whether there is a sequence of which several workers have a part. Its keys and values, and their gradients, have to be
