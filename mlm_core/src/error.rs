@@ -119,6 +119,9 @@ pub enum Error {
         /// How long.
         seconds: u64,
     },
+    /// The ranks of a training cannot go on together; each of them knows it.
+    #[error("{0}")]
+    Ranks(String),
     /// What connects the ranks failed.
     #[error("cannot exchange numbers with the other ranks: {0}")]
     Communicator(String),

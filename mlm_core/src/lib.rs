@@ -79,6 +79,9 @@ mod model;
 
 mod engine;
 
+#[cfg(feature = "mpi")]
+mod mpi;
+
 mod analysis;
 
 mod training;
@@ -109,6 +112,8 @@ pub use model::initialization::Initialization;
 pub use model::params::Params;
 pub use model::reference::Reference;
 pub use model::weights::Weights;
+#[cfg(feature = "mpi")]
+pub use mpi::Mpi;
 pub use text::batch::{Batch, DataLoader, Epoch, IGNORED_LABEL, PaddedBatch};
 pub use text::corpus::Corpus;
 pub use text::coverage::Coverage;

@@ -8,9 +8,8 @@ use std::mem;
 use std::ops::Range;
 
 use crate::engine::clock::Operation;
-use crate::engine::communicator::Exchange;
+use crate::engine::communicator::{Exchange, wait};
 use crate::engine::pass::{add, numbers};
-use crate::engine::ranks::wait;
 use crate::engine::share::Part;
 use crate::engine::threads::{Threads, Tools, Work, Worker, read};
 use crate::error::Result;
@@ -45,7 +44,8 @@ impl Threads {
             }
         };
         let whole = work.whole(&own);
-        let mut pending = ranks.begin(memory, send, |other| intersection(&rows_of(other), &whole).len() * columns)?;
+        let mut pending =
+            ranks.communicator.send(memory, send, |other| intersection(&rows_of(other), &whole).len() * columns)?;
         work.remote.keys_values = wait(pending.as_mut())?;
         Ok(())
     }
@@ -73,7 +73,7 @@ impl Threads {
             let parts = ranks.workers_of(other).flat_map(|worker| work.parts(worker));
             parts.map(|part| intersection(&part.whole, &own).len() * columns).sum()
         };
-        let mut pending = ranks.begin(memory, send, length)?;
+        let mut pending = ranks.communicator.send(memory, send, length)?;
         work.remote.dkeys_values = wait(pending.as_mut())?;
         Ok(())
     }

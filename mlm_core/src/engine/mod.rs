@@ -34,7 +34,7 @@ mod native;
 mod owned;
 mod pass;
 pub(crate) mod pool;
-mod ranks;
+pub(crate) mod ranks;
 mod reduction;
 mod share;
 mod shared;

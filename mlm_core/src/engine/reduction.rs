@@ -12,8 +12,8 @@ use std::ops::Range;
 use smallvec::SmallVec;
 
 use crate::engine::buffer::Buffer;
-use crate::engine::communicator::{Exchange, Pending};
-use crate::engine::ranks::{Ranks, wait};
+use crate::engine::communicator::{Exchange, Pending, wait};
+use crate::engine::ranks::Ranks;
 use crate::engine::tree::{self, Group};
 use crate::error::Result;
 
@@ -154,7 +154,7 @@ impl Reduction {
             self.others.iter().for_each(|sums| sent.extend_from_slice(&sums[slice.clone()]));
         };
         let own = slice(bucket, rank, ranks).len();
-        self.ranks.begin(self.spare.pop().unwrap_or_default(), send, |other| own * self.groups[other].len())
+        self.ranks.communicator.send(self.spare.pop().unwrap_or_default(), send, |other| own * self.groups[other].len())
     }
 
     /// Adds up the sums for this rank's slice of a bucket.

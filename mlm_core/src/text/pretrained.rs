@@ -112,6 +112,13 @@ impl Tokenizer {
         Self::from_inner(inner, &path.display().to_string())
     }
 
+    /// The tokenizer that [`Self::to_json`] says.
+    pub(crate) fn from_json(json: &str, origin: &str) -> Result<Self> {
+        let path = Path::new(origin);
+        let json = serde_json::from_str(json).map_err(|error| failed_in(path, error.into()))?;
+        Self::from_inner(from_json(path, json)?, origin)
+    }
+
     /// Loads a tokenizer from wherever it is: a directory, as [`Self::from_pretrained`] does; a `vocab.txt`, with the settings
     /// and the added tokens beside it; or, whatever else its name is, a `tokenizer.json`.
     ///

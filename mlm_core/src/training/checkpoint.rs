@@ -35,7 +35,7 @@ const PROGRESS: &str = "progress";
 const DIGEST: &str = "sha256";
 
 /// The entries of a plan that say nothing to a reader.
-const DIGESTS: [&str; 3] = ["tokenizer", "train", "validation"];
+const DIGESTS: [&str; 5] = ["tokenizer", "train", "validation", "weights", "build"];
 
 /// The state of a training after some step.
 #[derive(Debug, PartialEq)]
@@ -199,7 +199,7 @@ pub(crate) fn check_plan(dir: &Path, before: &Value, now: &Value) -> Result<()> 
 }
 
 /// What differs between two plans, in words.
-fn differences(name: &str, before: &Value, now: &Value) -> Vec<String> {
+pub(crate) fn differences(name: &str, before: &Value, now: &Value) -> Vec<String> {
     match (before, now) {
         (Value::Object(fields), Value::Object(others)) => {
             let names: BTreeSet<&String> = fields.keys().chain(others.keys()).collect();

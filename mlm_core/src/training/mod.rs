@@ -2,7 +2,7 @@
 //! be stopped at any moment:
 //!
 //! ```text
-//! optimizer, history, curve, folder -> checkpoint (a state in a file) -> preparation, progress, texts -> run (the loop)
+//! optimizer, history, curve, folder -> checkpoint (a state in a file) -> preparation, progress, texts -> ranks -> run (the loop)
 //!     -> background (in a thread)
 //! ```
 
@@ -14,5 +14,6 @@ pub(crate) mod history;
 pub(crate) mod optimizer;
 pub(crate) mod preparation;
 pub(crate) mod progress;
+pub(crate) mod ranks;
 pub(crate) mod run;
 pub(crate) mod texts;

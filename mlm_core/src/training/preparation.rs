@@ -24,8 +24,8 @@ use crate::training::folder;
 
 /// What is kept, in a folder of its own.
 const TOKENIZER: &str = "tokenizer.json";
-const TRAIN: &str = "train";
-const VALIDATION: &str = "validation";
+pub(crate) const TRAIN: &str = "train";
+pub(crate) const VALIDATION: &str = "validation";
 /// Written last: what is there without it is not whole.
 const KEPT: &str = "texts.json";
 
@@ -104,10 +104,11 @@ struct Kept {
     validation: Counts,
 }
 
+/// An encoded text without its sequences.
 #[derive(Serialize, Deserialize)]
-struct Counts {
-    sequences: usize,
-    tokens: usize,
+pub(crate) struct Counts {
+    pub(crate) sequences: usize,
+    pub(crate) tokens: usize,
     sentences: usize,
     cut: usize,
     skipped: usize,
@@ -254,21 +255,23 @@ impl Kept {
     fn texts(self, place: &Path) -> Result<PreparedTexts> {
         let tokenizer = Tokenizer::load(place.join(TOKENIZER))?;
         let width = Width::of_vocab(tokenizer.vocab());
-        let train = self.train.with(&place.join(TRAIN), width)?;
-        let validation = self.validation.with(&place.join(VALIDATION), width)?;
+        let open = |counts: Counts, name| -> Result<EncodedCorpus> {
+            let sequences = SequenceFiles::open(&place.join(name), width, counts.sequences, counts.tokens)?;
+            Ok(counts.with(Sequences::on_disk(sequences)))
+        };
+        let (train, validation) = (open(self.train, TRAIN)?, open(self.validation, VALIDATION)?);
         Ok(PreparedTexts { tokenizer, train, validation })
     }
 }
 
 impl Counts {
-    fn of(EncodedCorpus { sequences, sentences, cut, skipped, coverage }: &EncodedCorpus) -> Self {
+    pub(crate) fn of(EncodedCorpus { sequences, sentences, cut, skipped, coverage }: &EncodedCorpus) -> Self {
         let (sentences, cut, skipped, coverage) = (*sentences, *cut, *skipped, *coverage);
         Self { sequences: sequences.len(), tokens: sequences.tokens(), sentences, cut, skipped, coverage }
     }
 
-    fn with(self, stem: &Path, width: Width) -> Result<EncodedCorpus> {
-        let Self { sequences, tokens, sentences, cut, skipped, coverage } = self;
-        let sequences = Sequences::on_disk(SequenceFiles::open(stem, width, sequences, tokens)?);
-        Ok(EncodedCorpus { sequences, sentences, cut, skipped, coverage })
+    pub(crate) fn with(self, sequences: Sequences) -> EncodedCorpus {
+        let Self { sentences, cut, skipped, coverage, .. } = self;
+        EncodedCorpus { sequences, sentences, cut, skipped, coverage }
     }
 }

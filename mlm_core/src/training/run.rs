@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device};
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 use crate::analysis::baselines::Baselines;
 use crate::analysis::evaluate::{Evaluation, evaluate};
 use crate::analysis::floor::BayesFloor;
+use crate::engine::communicator::Communicator;
 use crate::engine::{Engine, EngineConfig};
 use crate::error::{Error, Result};
 use crate::files;
@@ -33,6 +35,7 @@ use crate::training::curve::LossCurve;
 use crate::training::folder;
 use crate::training::history::{EpochRecord, History};
 use crate::training::optimizer::{AdamW, AdamWConfig, Schedule};
+use crate::training::ranks::{expect_same_numbers, share_checkpoint, share_numbers};
 use crate::training::texts::{Texts, fingerprint};
 
 /// The longest gradient that a step takes (Devlin et al. 2019, as in Google's code).
@@ -90,6 +93,9 @@ impl Default for TrainingConfig {
 pub enum BackEnd {
     /// The [`Engine`].
     Engine(EngineConfig),
+    /// The [`Engine`] of each of several processes, see [`Engine::with_communicator`]. All of them train with the same texts and
+    /// settings; the first one alone reads and writes the training's folder.
+    Ranks(EngineConfig, Arc<dyn Communicator>),
     /// The [`Reference`] in f32.
     Reference(Device),
 }
@@ -98,8 +104,18 @@ impl BackEnd {
     fn encoder(&self, params: &Params) -> Result<Box<dyn Encoder>> {
         Ok(match self {
             Self::Engine(config) => Box::new(Engine::with_config(params, *config)?),
+            Self::Ranks(config, communicator) => {
+                Box::new(Engine::with_communicator(params, *config, Arc::clone(communicator))?)
+            }
             Self::Reference(device) => Box::new(Reference::new(params, DType::F32, device)?),
         })
+    }
+
+    fn communicator(&self) -> Option<Arc<dyn Communicator>> {
+        match self {
+            Self::Ranks(_, communicator) => Some(Arc::clone(communicator)),
+            Self::Engine(_) | Self::Reference(_) => None,
+        }
     }
 
     /// What of it the last bits of the weights follow from, on one machine.
@@ -107,6 +123,10 @@ impl BackEnd {
         match self {
             Self::Engine(EngineConfig { threads, precision, .. }) => {
                 json!({"engine": {"threads": threads, "precision": format!("{precision:?}")}})
+            }
+            Self::Ranks(config, communicator) => {
+                let threads = config.threads * communicator.ranks();
+                Self::Engine(EngineConfig { threads, ..*config }).plan()
             }
             Self::Reference(device) => json!({"reference": format!("{:?}", device.location())}),
         }
@@ -166,8 +186,10 @@ pub struct TrainingStep {
 /// ```
 pub struct Training {
     dir: PathBuf,
-    /// Held until the training is dropped, so that no other one writes into the folder.
-    _lock: File,
+    /// Held until the training is dropped, so that no other one writes into the folder. A rank that is not the first has none,
+    /// and leaves the folder alone.
+    lock: Option<File>,
+    communicator: Option<Arc<dyn Communicator>>,
     /// All that the course of the training follows from.
     plan: Value,
     seed: u64,
@@ -264,29 +286,39 @@ impl Training {
             },
         });
 
-        let lock = folder::occupy(dir)?;
-        let checkpoints = folder::checkpoints(dir);
-        files::create_folder(&checkpoints)?;
-        files::remove_partial(&checkpoints)?;
-        if !resume {
-            Checkpoint::check_none(dir)?;
-        }
-        let found = Checkpoint::latest(&checkpoints)?;
         let mut params = Params::init(model, &mut generator(*seed, Draw::Weights, 0))?;
         if *initialization == Initialization::Nearby {
             params.look_nearby();
         }
-        if let Some(Checkpoint { progress, numbers: [weights, ..] }) = &found {
-            check_plan(dir, &progress.plan, &plan)?;
-            if weights.len() != params.len() {
-                return Err(Error::content(&checkpoints, "weights", params.len().to_string(), weights.len()));
+        let communicator = back_end.communicator();
+        let (lock, found) = match &communicator {
+            None => {
+                let (lock, found) = find(dir, resume, &plan, params.len())?;
+                (Some(lock), found)
             }
-            params.as_mut_slice().copy_from_slice(weights);
+            Some(communicator) => {
+                communicator.expect_same(&plan)?;
+                let (mut lock, mut found) = (None, None);
+                if communicator.rank() == 0 {
+                    found = Some(find(dir, resume, &plan, params.len()).map(|(held, found)| {
+                        lock = Some(held);
+                        found
+                    }));
+                }
+                (lock, share_checkpoint(communicator.as_ref(), found)?)
+            }
+        };
+        match (&found, &communicator) {
+            (Some(Checkpoint { numbers: [weights, ..], .. }), _) => params.as_mut_slice().copy_from_slice(weights),
+            // What is drawn goes through logarithms, whose last bits are the system's.
+            (None, Some(communicator)) => share_numbers(communicator.as_ref(), params.as_mut_slice())?,
+            (None, None) => {}
         }
         let encoder = back_end.encoder(&params)?;
         let mut training = Self {
             dir: dir.to_owned(),
-            _lock: lock,
+            lock,
+            communicator,
             plan,
             seed: *seed,
             gradients: Gradients::zeros(encoder.as_ref())?,
@@ -318,20 +350,29 @@ impl Training {
                 }
             }
             None => {
-                if !training.validation.is_empty() {
+                if !training.validation.is_empty() && training.leads() {
                     let floor = |grammar| BayesFloor::new(grammar, tokenizer, Masking::default());
                     let floor = grammar.as_ref().map(floor).transpose()?;
                     let masker = Masker::new(tokenizer, Masking::default())?;
                     let baselines = Baselines::measure(train, &training.validation, &masker, floor.as_ref())?;
                     training.history.set_baselines(baselines);
+                }
+                if !training.validation.is_empty() {
                     let untrained = training.validated(EpochRecord::default())?;
                     training.history.push(untrained)?;
                 }
                 training.save()?;
             }
         }
-        tokenizer.save_pretrained(dir, model.max_len)?;
+        if training.leads() {
+            tokenizer.save_pretrained(dir, model.max_len)?;
+        }
         Ok(training)
+    }
+
+    /// Whether this process reads and writes the folder: where there are several, the first.
+    fn leads(&self) -> bool {
+        self.lock.is_some()
     }
 
     /// The folder.
@@ -444,6 +485,9 @@ impl Training {
     fn end_epoch(&mut self) -> Result<EpochRecord> {
         let start = Instant::now();
         let steps = self.step_number();
+        if let Some(communicator) = &self.communicator {
+            expect_same_numbers(communicator.as_ref(), "weights", self.encoder.params()?.as_slice())?;
+        }
         if steps == self.steps {
             // No other step will notice what the last one has done.
             let batch = self.batch(steps - 1)?;
@@ -476,6 +520,9 @@ impl Training {
     /// # Errors
     /// When it cannot be written; the last state that was is still there then.
     pub fn save(&mut self) -> Result<()> {
+        if !self.leads() {
+            return Ok(());
+        }
         let params = self.encoder.params()?;
         let [Values::F32(first), Values::F32(second)] = self.optimizer.moments() else {
             return Err(Error::argument("back_end", "one that computes in f32", "f64"));
@@ -506,6 +553,9 @@ impl Training {
 
     /// Writes what others read.
     fn publish(&self, params: &Params) -> Result<()> {
+        if !self.leads() {
+            return Ok(());
+        }
         params.save_pretrained(&self.dir)?;
         if self.history.records().is_empty() { Ok(()) } else { self.history.save(&self.dir) }
     }
@@ -538,6 +588,25 @@ impl Texts {
         let (sequences, tokens) = (self.validation.len(), self.validation.tokens());
         if tokens <= TESTED_TOKENS { sequences } else { (sequences * TESTED_TOKENS / tokens).max(1) }
     }
+}
+
+/// Takes hold of the folder of a training; gives its latest checkpoint, if it is one of this training.
+fn find(dir: &Path, resume: bool, plan: &Value, parameters: usize) -> Result<(File, Option<Checkpoint>)> {
+    let lock = folder::occupy(dir)?;
+    let checkpoints = folder::checkpoints(dir);
+    files::create_folder(&checkpoints)?;
+    files::remove_partial(&checkpoints)?;
+    if !resume {
+        Checkpoint::check_none(dir)?;
+    }
+    let found = Checkpoint::latest(&checkpoints)?;
+    if let Some(Checkpoint { progress, numbers: [weights, ..] }) = &found {
+        check_plan(dir, &progress.plan, plan)?;
+        if weights.len() != parameters {
+            return Err(Error::content(&checkpoints, "weights", parameters.to_string(), weights.len()));
+        }
+    }
+    Ok((lock, found))
 }
 
 /// What numbers are drawn for: each has a generator of its own.

@@ -1,19 +1,19 @@
 //! Several processes that train one model: as threads here, each with an engine, that pass messages.
 
 use std::collections::HashMap;
+use std::fs;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use mlm_core::rand::Rng;
 use mlm_core::rand::rngs::StdRng;
-use mlm_core::{
-    AdamW, AdamWConfig, Batch, Communicator, Encoder, Engine, EngineConfig, Exchange, Gradients, Mode, ModelConfig,
-    Params, Pending, Precision, Result, Score, Treatment,
-};
+use mlm_core::*;
 
-use crate::seeded;
+use crate::training::{Plan, folder, losses};
+use crate::{assert_says, five_sentences, message, seeded};
 
 /// What each rank has sent in each exchange, until all have it.
 type Mail = Mutex<HashMap<usize, Vec<Option<(Vec<f32>, Vec<Range<usize>>)>>>>;
@@ -190,4 +190,105 @@ fn ranks_of_a_large_model_learn_what_threads_do() {
     assert!(params.len() > 500_000, "{} parameters", params.len());
     let batches: Vec<Batch> = (0..8).map(|_| ragged(&mut rng, &config, 5)).collect();
     check(&params, &batches, Precision::F32, &SHAPES);
+}
+
+/// What each rank comes to: takes what one does, given its communicator.
+fn on_ranks<T: Send>(ranks: usize, rank: impl Fn(Arc<dyn Communicator>) -> T + Sync) -> Vec<T> {
+    let rank = &rank;
+    thread::scope(|scope| {
+        let ranks = communicators(ranks).into_iter().map(|communicator| scope.spawn(move || rank(communicator)));
+        let ranks: Vec<_> = ranks.collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+/// A plan for a rank of so many threads.
+fn of_rank(plan: &Plan, threads: usize, communicator: Arc<dyn Communicator>) -> Plan {
+    let how = EngineConfig { threads, ..EngineConfig::default() };
+    Plan { back_end: BackEnd::Ranks(how, communicator), ..plan.clone() }
+}
+
+#[test]
+fn a_training_goes_on_with_the_same_bits_on_other_ranks() {
+    let how = EngineConfig { threads: 4, ..EngineConfig::default() };
+    let plan = Plan { back_end: BackEnd::Engine(how), ..Plan::new() };
+    let whole = folder();
+    let expected = plan.finish(whole.path()).unwrap();
+    for (steps, (ranks, threads), (other_ranks, other_threads)) in
+        [(0, (2, 2), (4, 1)), (5, (4, 1), (1, 4)), (6, (1, 4), (2, 2))]
+    {
+        let folder = folder();
+        on_ranks(ranks, |communicator| {
+            let mut training = of_rank(&plan, threads, communicator).start(folder.path()).unwrap();
+            for _ in 0..steps {
+                training.step().unwrap();
+            }
+            training.save().unwrap();
+        });
+        let models = on_ranks(other_ranks, |communicator| {
+            let (is_first, plan) = (communicator.rank() == 0, of_rank(&plan, other_threads, communicator));
+            let mut training = plan.resume(folder.path()).unwrap();
+            assert_eq!(training.step_number(), steps);
+            while !training.is_finished() {
+                training.step().unwrap();
+            }
+            let params = training.encoder().params().unwrap();
+            drop(training);
+            assert!(!is_first || fs::read(folder.path().join("model.safetensors")).unwrap() == expected);
+            params
+        });
+        assert!(models.iter().all(|model| *model == models[0]));
+        assert_eq!(losses(folder.path()), losses(whole.path()));
+    }
+}
+
+#[test]
+fn ranks_that_are_not_at_the_same_training_say_what_differs() {
+    let plan = Plan::new();
+    let start = |change: &(dyn Fn(&mut Plan) + Sync), dir: &Path| {
+        let results = on_ranks(3, |communicator| {
+            let is_second = communicator.rank() == 1;
+            let mut plan = of_rank(&plan, 1, communicator);
+            if is_second {
+                change(&mut plan);
+            }
+            message(plan.start(dir))
+        });
+        assert!(results.iter().all(|result| *result == results[0]), "{results:?}");
+        results[0].clone()
+    };
+    let folder = folder();
+    let said = start(&|plan| plan.texts.train = vec![vec![2, 5, 3]; 15].into(), folder.path());
+    assert_says(&said, &["rank 1 on this machine has other train", "rank 0"]);
+    let said = start(&|plan| plan.config.seed = 7, folder.path());
+    assert_says(&said, &["rank 1 on this machine has seed 7 where it was 0"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is written");
+}
+
+#[test]
+fn all_ranks_learn_why_the_first_one_cannot_begin() {
+    let folder = folder();
+    fs::write(folder.path().join("thesis.txt"), "mine").unwrap();
+    let results = on_ranks(2, |communicator| message(of_rank(&Plan::new(), 1, communicator).start(folder.path())));
+    assert_says(&results[0], &["thesis.txt"]);
+    assert_says(&results[1], &["rank 0: ", "thesis.txt"]);
+}
+
+#[test]
+fn texts_that_one_rank_has_prepared_are_all_ranks_texts() {
+    let corpus = five_sentences().unwrap();
+    let tokenizer = Tokenizer::train(&corpus, &TokenizerConfig::new(80)).unwrap();
+    let train = tokenizer.encode_corpus(&corpus, 32).unwrap();
+    let prepared = PreparedTexts { tokenizer, train, validation: EncodedCorpus::default() };
+    let all = on_ranks(3, |communicator| {
+        let own = (communicator.rank() == 0).then(|| prepared.clone());
+        PreparedTexts::share("anywhere", own, communicator.as_ref()).unwrap()
+    });
+    for shared in all {
+        assert_eq!(shared.train.sequences.to_vec().unwrap(), prepared.train.sequences.to_vec().unwrap());
+        assert_eq!((shared.train.sentences, shared.validation.sequences.len()), (5, 0));
+        assert_eq!(shared.train.coverage, prepared.train.coverage);
+        let text = "the cake is a lie";
+        assert_eq!(shared.tokenizer.encode(text).unwrap(), prepared.tokenizer.encode(text).unwrap());
+    }
 }

@@ -1,10 +1,14 @@
 //! The options that commands share: takes them, gives what the library wants.
 
+use std::sync::Arc;
 use std::thread;
 
 use clap::{Args, ValueEnum};
 use mlm_core::candle_core::Device;
 use mlm_core::*;
+
+use crate::Failure;
+use crate::job::Job;
 
 /// The model of the lab, whose shape a model has where it is not told another.
 fn lab() -> ModelConfig {
@@ -49,7 +53,7 @@ impl Shape {
 pub(crate) struct Compute {
     /// Threads of the engine [default: all cores]
     #[arg(long)]
-    threads: Option<usize>,
+    pub(crate) threads: Option<usize>,
     #[arg(long, value_enum, default_value_t = Kind::Engine)]
     pub(crate) backend: Kind,
 }
@@ -67,10 +71,17 @@ impl Compute {
         self.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
     }
 
-    pub(crate) fn back_end(&self) -> BackEnd {
-        match self.backend {
-            Kind::Engine => BackEnd::Engine(EngineConfig { threads: self.threads(), ..EngineConfig::default() }),
-            Kind::Reference => BackEnd::Reference(Device::Cpu),
+    /// What computes, here or in the processes of a job.
+    pub(crate) fn back_end(&self, job: &Job) -> Result<BackEnd, Failure> {
+        let threads =
+            |asked| Ok::<_, Failure>(EngineConfig { threads: job.threads(asked)?, ..EngineConfig::default() });
+        match (self.backend, job.communicator()) {
+            (Kind::Engine, None) => Ok(BackEnd::Engine(threads(self.threads)?)),
+            (Kind::Engine, Some(communicator)) => Ok(BackEnd::Ranks(threads(self.threads)?, Arc::clone(communicator))),
+            (Kind::Reference, None) => Ok(BackEnd::Reference(Device::Cpu)),
+            (Kind::Reference, Some(_)) => {
+                Err(Failure::Common("the reference computes in one process; several want --backend engine".to_owned()))
+            }
         }
     }
 }

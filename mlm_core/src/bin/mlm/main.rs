@@ -2,16 +2,18 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
-use indicatif::{MultiProgress, ProgressBar};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget};
 
 mod arguments;
 mod bench;
 mod eval;
 mod fill_mask;
+mod job;
 mod plot;
 mod stories;
 mod text;
@@ -40,6 +42,8 @@ enum Failure {
     Error(String),
     /// By somebody who did not want to wait.
     Interrupted(String),
+    /// By what all processes of a job know.
+    Common(String),
 }
 
 impl Failure {
@@ -49,7 +53,8 @@ impl Failure {
 
 impl From<mlm_core::Error> for Failure {
     fn from(error: mlm_core::Error) -> Self {
-        Self::Error(error.to_string())
+        let reason = error.to_string();
+        if let mlm_core::Error::Ranks(_) = error { Self::Common(reason) } else { Self::Error(reason) }
     }
 }
 
@@ -84,27 +89,44 @@ fn show_progress() {
 }
 
 fn main() -> ExitCode {
+    let command = Cli::parse().command;
     show_progress();
-    let outcome = match Cli::parse().command {
-        Command::Train(train) => train.run(),
+    end(match command {
+        Command::Train(train) => return job::in_job(|job| train.run(job)),
         Command::Eval(eval) => eval.run(),
         Command::FillMask(fill_mask) => fill_mask.run(),
         Command::Plot(plot) => plot.run().map_err(Failure::from),
         Command::Stories(stories) => stories.run().map_err(Failure::from),
         Command::Bench(bench) => bench.run().map_err(Failure::from),
-    };
+    })
+}
+
+/// What a command came to.
+fn end(outcome: Result<String, Failure>) -> ExitCode {
     let said = outcome.and_then(|text| write(&text));
     let (status, reason) = match said {
         Ok(_) => return ExitCode::SUCCESS,
-        Err(Failure::Error(reason)) => (ExitCode::FAILURE, reason),
+        Err(Failure::Error(reason) | Failure::Common(reason)) => (ExitCode::FAILURE, reason),
         Err(Failure::Interrupted(reason)) => (ExitCode::from(Failure::INTERRUPTED), reason),
     };
     note(&format!("mlm: {reason}"));
     status
 }
 
+/// Another process speaks for this one.
+static IS_SILENT: AtomicBool = AtomicBool::new(false);
+
+/// From now on this process says nothing.
+fn silence() {
+    IS_SILENT.store(true, Ordering::Relaxed);
+    BARS.set_draw_target(ProgressDrawTarget::hidden());
+}
+
 /// Text on stdout; returns whether somebody reads it. Who does not, as `head`, has enough.
 fn write(text: &str) -> Result<bool, Failure> {
+    if IS_SILENT.load(Ordering::Relaxed) {
+        return Ok(true);
+    }
     match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
@@ -112,7 +134,14 @@ fn write(text: &str) -> Result<bool, Failure> {
     }
 }
 
-/// A line on stderr. Where nobody reads it any more, what it is about goes on.
-fn note(line: &str) {
+/// A line on stderr, whoever speaks for this process. Where nobody reads it any more, what it is about goes on.
+fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A line on stderr.
+fn note(line: &str) {
+    if !IS_SILENT.load(Ordering::Relaxed) {
+        say(line);
+    }
 }

@@ -10,6 +10,7 @@ use mlm_core::*;
 use serde_json::{Value, json};
 
 use crate::arguments::{Compute, Shape};
+use crate::job::Job;
 use crate::text::{Text, changes, counts, counts_json, of_known_words, warn};
 use crate::{BARS, Failure, note};
 
@@ -110,9 +111,14 @@ const LINE: Duration = Duration::from_secs(10);
 
 impl Train {
     /// What came of it, as text.
-    pub(crate) fn run(&self) -> Result<String, Failure> {
+    pub(crate) fn run(&self, job: &Job) -> Result<String, Failure> {
         stop_on_interrupt()?;
-        let prepared = self.prepare()?;
+        let back_end = self.compute.back_end(job)?;
+        let mut prepared = if job.leads() { Some(self.prepare()?) } else { None };
+        if let Some(communicator) = job.communicator() {
+            prepared = Some(PreparedTexts::share(&self.out, prepared, communicator.as_ref())?);
+        }
+        let prepared = prepared.expect("prepared here or elsewhere");
         let (texts, config) = self.texts(&prepared)?;
         let (validation, tested) = (texts.validation.len(), texts.tested());
         if tested < validation {
@@ -124,7 +130,7 @@ impl Train {
             ));
         }
         let open = if self.resume { Training::resume } else { Training::start };
-        let mut training = open(&self.out, &texts, &config, &self.training(), &self.compute.back_end())?;
+        let mut training = open(&self.out, &texts, &config, &self.training(), &back_end)?;
         SAVES.store(true, Ordering::Relaxed);
         let bar = bar(&training);
         if let Some(baselines) = training.history().baselines() {

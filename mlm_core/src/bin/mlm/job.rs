@@ -1,0 +1,140 @@
+//! The processes that MPI has started together, if it has: which of them this one is, how many threads it takes, and how all of
+//! them end. The first one speaks for all.
+
+use std::env;
+use std::fs;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+
+use mlm_core::Communicator;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::{Failure, end, note, say, silence};
+
+/// What launchers tell each process: Open MPI, MPICH and its kind, Slurm with PMIx.
+const LAUNCHED: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"];
+
+/// This process among those that MPI has started.
+pub(crate) struct Job {
+    communicator: Option<Arc<dyn Communicator>>,
+}
+
+/// Runs a command in the job that this process was started in.
+pub(crate) fn in_job(command: impl FnOnce(&Job) -> Result<String, Failure>) -> ExitCode {
+    match Job::join() {
+        Ok(job) => {
+            let outcome = job.expect_same().and_then(|()| command(&job));
+            job.end(outcome)
+        }
+        Err(failure) => end(Err(failure)),
+    }
+}
+
+impl Job {
+    fn join() -> Result<Self, Failure> {
+        let is_launched = LAUNCHED.iter().any(|name| env::var_os(name).is_some());
+        let communicator = if is_launched { Some(communicator()?) } else { None };
+        let job = Self { communicator };
+        if !job.leads() {
+            silence();
+        }
+        Ok(job)
+    }
+
+    /// What connects it with the others, where there are others.
+    pub(crate) fn communicator(&self) -> Option<&Arc<dyn Communicator>> {
+        self.communicator.as_ref()
+    }
+
+    /// Whether it is the one that reads, writes and speaks.
+    pub(crate) fn leads(&self) -> bool {
+        self.communicator.as_ref().is_none_or(|communicator| communicator.rank() == 0)
+    }
+
+    /// How many threads each process takes, where so many are asked for or nothing is said: all cores that it may use, which it
+    /// may have to share.
+    pub(crate) fn threads(&self, asked: Option<usize>) -> Result<usize, Failure> {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let Some(communicator) = &self.communicator else { return Ok(asked.unwrap_or(cores)) };
+        // Processes on the same cores of the same machine.
+        let place = format!("{} {}", communicator.host(), cores_of_process());
+        let mut sharing = 0;
+        for other in communicator.tell(place.as_bytes())? {
+            sharing += usize::from(other == place.as_bytes());
+        }
+        let own = (cores / sharing).max(1);
+        let least = communicator.tell(&own.to_le_bytes())?.into_iter();
+        let least = least.filter_map(|bytes| bytes.try_into().ok()).map(usize::from_le_bytes).min().unwrap_or(own);
+        let threads = asked.unwrap_or(least);
+        let ranks = communicator.ranks();
+        note(&format!("{ranks} ranks, each on {threads} {}", if threads == 1 { "thread" } else { "threads" }));
+        if threads > least {
+            note(&format!(
+                "warning: some ranks have {least} {} for {threads} threads; with Open MPI, --map-by slot:pe={threads} gives \
+                 each rank {threads}, and --bind-to none lets all of them use all",
+                if least == 1 { "core" } else { "cores" }
+            ));
+        }
+        Ok(threads)
+    }
+
+    /// An error where the processes are not given the same options, or are not the same program.
+    fn expect_same(&self) -> Result<(), Failure> {
+        let Some(communicator) = &self.communicator else { return Ok(()) };
+        let program = env::current_exe().and_then(fs::read).unwrap_or_default();
+        let build: String = Sha256::digest(program).iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut said = options(env::args().skip(1));
+        said.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
+        said.insert("build".to_owned(), json!(build));
+        Ok(communicator.expect_same(&Value::Object(said))?)
+    }
+
+    /// How the process ends. Where one has failed of which the others do not know, all are ended.
+    fn end(self, outcome: Result<String, Failure>) -> ExitCode {
+        let Some(communicator) = self.communicator else { return end(outcome) };
+        let is_common = !matches!(outcome, Err(Failure::Error(_)));
+        let rank = communicator.rank();
+        if let (1.., Err(Failure::Error(reason))) = (rank, &outcome) {
+            say(&format!("mlm: rank {rank} on {}: {reason}", communicator.host()));
+        }
+        let status = end(outcome);
+        if is_common { status } else { communicator.abort(1) }
+    }
+}
+
+#[cfg(feature = "mpi")]
+fn communicator() -> Result<Arc<dyn Communicator>, Failure> {
+    Ok(Arc::new(mlm_core::Mpi::join()?))
+}
+
+#[cfg(not(feature = "mpi"))]
+fn communicator() -> Result<Arc<dyn Communicator>, Failure> {
+    let reason = "this is one of several processes that MPI has started, but mlm was built without it; scripts/mpi builds it \
+                  with MPI (docs/cluster.md)";
+    Err(Failure::Error(reason.to_owned()))
+}
+
+/// Options with their values.
+fn options(arguments: impl Iterator<Item = String>) -> Map<String, Value> {
+    let mut options = Map::new();
+    let mut name = "arguments".to_owned();
+    for argument in arguments {
+        if argument.starts_with("--") {
+            let (option, value) = argument.split_once('=').unwrap_or((&argument, ""));
+            name = option.to_owned();
+            options.insert(name.clone(), json!(value));
+        } else {
+            let values = options.entry(name.clone()).or_insert(json!(""));
+            *values = json!(format!("{} {argument}", values.as_str().unwrap_or_default()).trim_start());
+        }
+    }
+    options
+}
+
+/// The cores that this process may use, where the system says it.
+fn cores_of_process() -> String {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix("Cpus_allowed:")).unwrap_or_default().trim().to_owned()
+}

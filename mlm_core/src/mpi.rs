@@ -1,0 +1,189 @@
+//! Processes on one or several machines that MPI has started together: connects their engines. The one file that calls MPI.
+
+use std::ffi::c_int;
+use std::fmt;
+use std::mem;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ::mpi::Threading;
+use ::mpi::environment::Universe;
+use ::mpi::ffi;
+use ::mpi::topology::Communicator as _;
+
+use crate::engine::communicator::{Communicator, Exchange, Pending};
+use crate::error::{Error, Result};
+
+/// The processes of an MPI job (`mpirun -n 4 ...`), each with an engine: a [`Communicator`].
+pub struct Mpi {
+    /// MPI ends with it.
+    universe: Universe,
+    rank: usize,
+    ranks: usize,
+}
+
+/// MPI is called by one thread at a time.
+static CALLS: Mutex<()> = Mutex::new(());
+
+impl fmt::Debug for Mpi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mpi {{ rank: {}, ranks: {} }}", self.rank, self.ranks)
+    }
+}
+
+impl Mpi {
+    /// Joins the job. A process can do so once, and MPI is over for it when this is dropped.
+    ///
+    /// # Errors
+    /// When this process has joined before, or this MPI can be called by one thread only.
+    #[allow(unsafe_code)]
+    pub fn join() -> Result<Self> {
+        let Some((universe, threading)) = ::mpi::initialize_with_threading(Threading::Serialized) else {
+            return Err(Error::Communicator("this process has joined its MPI job before".to_owned()));
+        };
+        if threading < Threading::Serialized {
+            let reason = format!("expected an MPI that several threads can call in turns, got {threading:?}");
+            return Err(Error::Communicator(reason));
+        }
+        // SAFETY: both are MPI's own, and it has begun. Without this it would end the process where that can say what is wrong.
+        check(unsafe { ffi::MPI_Comm_set_errhandler(ffi::RSMPI_COMM_WORLD, ffi::RSMPI_ERRORS_RETURN) })?;
+        let world = universe.world();
+        let (rank, ranks) = (world.rank() as usize, world.size() as usize);
+        Ok(Self { universe, rank, ranks })
+    }
+}
+
+impl Drop for Mpi {
+    fn drop(&mut self) {
+        // To leave MPI takes all ranks.
+        if std::thread::panicking() {
+            self.abort(101);
+        }
+    }
+}
+
+impl Communicator for Mpi {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn ranks(&self) -> usize {
+        self.ranks
+    }
+
+    fn host(&self) -> String {
+        let _one_at_a_time = call();
+        ::mpi::environment::processor_name().unwrap_or_default()
+    }
+
+    fn abort(&self, status: u8) -> ! {
+        // Not behind the lock: whoever has it may wait for ever.
+        self.universe.world().abort(status.into())
+    }
+
+    #[allow(unsafe_code)]
+    fn begin(&self, exchange: Exchange) -> Result<Box<dyn Pending>> {
+        let [to, from] = [Places::new(&exchange.to)?, Places::new(&exchange.from)?];
+        let mut request = Box::new(Request { under_way: None, to, from, exchange });
+        let Request { under_way, to, from, exchange } = &mut *request;
+        assert!(to.end <= exchange.sent.len() && from.end <= exchange.received.len(), "ranges of the numbers");
+        let _one_at_a_time = call();
+        // SAFETY: MPI reads and writes the numbers within the places, as asserted, until it says that it has done so; all of them
+        // belong to the request, which stays where it is till then.
+        unsafe {
+            let mut of_mpi = mem::MaybeUninit::uninit();
+            check(ffi::MPI_Ialltoallv(
+                exchange.sent.as_ptr().cast(),
+                to.counts.as_ptr(),
+                to.starts.as_ptr(),
+                ffi::RSMPI_FLOAT,
+                exchange.received.as_mut_ptr().cast(),
+                from.counts.as_ptr(),
+                from.starts.as_ptr(),
+                ffi::RSMPI_FLOAT,
+                ffi::RSMPI_COMM_WORLD,
+                of_mpi.as_mut_ptr(),
+            ))?;
+            *under_way = Some(OfMpi(of_mpi.assume_init()));
+        }
+        Ok(Box::new(InFlight(Some(request))))
+    }
+}
+
+/// Which numbers are whose, as MPI wants to know it.
+struct Places {
+    counts: Vec<c_int>,
+    starts: Vec<c_int>,
+    /// Where the last of them ends.
+    end: usize,
+}
+
+impl Places {
+    fn new(ranges: &[Range<usize>]) -> Result<Self> {
+        let end = ranges.iter().map(|range| range.end).max().unwrap_or(0);
+        if c_int::try_from(end).is_err() {
+            return Err(Error::Communicator(format!("expected at most {} of them at once, got {end}", c_int::MAX)));
+        }
+        let counts = ranges.iter().map(|range| range.len() as c_int).collect();
+        let starts = ranges.iter().map(|range| range.start as c_int).collect();
+        Ok(Self { counts, starts, end })
+    }
+}
+
+/// What MPI knows an exchange by: a number or an address.
+struct OfMpi(ffi::MPI_Request);
+
+// SAFETY: any thread may pass it to MPI, one at a time.
+#[allow(unsafe_code)]
+unsafe impl Send for OfMpi {}
+
+/// An exchange with all that MPI looks at until it is over.
+struct Request {
+    under_way: Option<OfMpi>,
+    to: Places,
+    from: Places,
+    exchange: Exchange,
+}
+
+/// An exchange that is not over.
+struct InFlight(Option<Box<Request>>);
+
+impl Pending for InFlight {
+    #[allow(unsafe_code)]
+    fn test(&mut self) -> Result<Option<Exchange>> {
+        let Some(request) = &mut self.0 else { return Ok(None) };
+        let OfMpi(of_mpi) = request.under_way.as_mut().expect("begun");
+        let mut is_over: c_int = 0;
+        {
+            let _one_at_a_time = call();
+            // SAFETY: the request is one that MPI has begun and not ended.
+            check(unsafe { ffi::MPI_Test(of_mpi, &mut is_over, ffi::RSMPI_STATUS_IGNORE) })?;
+        }
+        Ok((is_over != 0).then(|| self.0.take().expect("looked at above").exchange))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        // MPI may still write to its memory: nobody else is to have it.
+        mem::forget(self.0.take());
+    }
+}
+
+fn call() -> MutexGuard<'static, ()> {
+    CALLS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What MPI says of a call that did not succeed.
+#[allow(unsafe_code)]
+fn check(code: c_int) -> Result<()> {
+    const LONGEST: usize = 4096;
+    if code == 0 {
+        return Ok(());
+    }
+    let (mut text, mut length) = ([0u8; LONGEST], 0);
+    // SAFETY: the text has room for the longest that MPI writes (512 bytes in MPICH, 256 in Open MPI).
+    unsafe { ffi::MPI_Error_string(code, text.as_mut_ptr().cast(), &mut length) };
+    let text = &text[..LONGEST.min(length.max(0) as usize)];
+    Err(Error::Communicator(format!("MPI says: {}", String::from_utf8_lossy(text))))
+}
