@@ -168,6 +168,8 @@ fn an_interrupt_in_an_evaluation_ends_it_and_the_epoch_is_evaluated_later() {
             train(&stopped).arg("--resume").stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut said = BufReader::new(training.stderr.take().unwrap()).lines().map(Result::unwrap);
         said.find(|line| line.starts_with(epoch)).unwrap();
+        // The next epoch has three steps, which take a few milliseconds.
+        sleep(Duration::from_millis(40));
         assert!(Command::new("kill").args(["-INT", &training.id().to_string()]).status().unwrap().success());
         assert_eq!(training.wait().unwrap().code(), Some(130));
         let last = said.last().unwrap();
