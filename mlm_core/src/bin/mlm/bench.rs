@@ -1,6 +1,7 @@
 //! `mlm bench`: how fast a training step is, and how near to what the machine can do.
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -10,7 +11,9 @@ use mlm_core::rand::{Rng, SeedableRng};
 use mlm_core::*;
 use serde_json::json;
 
-use crate::arguments::{Compute, Kind, Shape};
+use crate::Failure;
+use crate::arguments::{Compute, Shape};
+use crate::job::Job;
 
 /// Measure a full training step (mask draw, forward, backward, clipping, AdamW) on full-length random sequences.
 #[derive(Args)]
@@ -70,25 +73,33 @@ impl Steps {
 
 impl Bench {
     /// What was measured, as text.
-    pub(crate) fn run(&self) -> Result<String> {
-        let threads = self.compute.threads();
+    pub(crate) fn run(&self, job: &Job) -> Result<String, Failure> {
+        let back_end = self.compute.back_end(job)?;
+        let (threads, ranks) = match &back_end {
+            BackEnd::Engine(how) => (how.threads, 1),
+            BackEnd::Ranks(how, communicator) => (how.threads, communicator.ranks()),
+            BackEnd::Reference(_) => (self.compute.threads(), 1),
+        };
         let mut rng = StdRng::seed_from_u64(0);
         let params = Params::init(&self.shape.config(self.vocab_size, self.seq_len), &mut rng)?;
         let sequences = self.sequences(&mut rng)?;
         let precision = format!("{:?}", self.precision).to_lowercase();
-        let (steps, operations) = match self.compute.backend {
-            Kind::Engine => {
-                let how = EngineConfig { threads, precision: self.precision, ..EngineConfig::default() };
-                let mut engine = Engine::with_config(&params, how)?;
+        let (steps, operations) = match back_end {
+            BackEnd::Engine(how) | BackEnd::Ranks(how, _) => {
+                let how = EngineConfig { precision: self.precision, ..how };
+                let mut engine = match job.communicator() {
+                    Some(communicator) => Engine::with_communicator(&params, how, Arc::clone(communicator))?,
+                    None => Engine::with_config(&params, how)?,
+                };
                 self.steps(&mut engine, &sequences, self.warm_up())?;
                 engine.take_times();
                 (self.steps(&mut engine, &sequences, self.steps)?, engine.take_times())
             }
-            Kind::Reference if self.precision != Precision::F32 => {
+            BackEnd::Reference(_) if self.precision != Precision::F32 => {
                 let (expected, actual) = ("f32 with the reference".to_owned(), precision);
-                return Err(Error::Argument { argument: "precision", expected, actual });
+                return Err(Error::Argument { argument: "precision", expected, actual }.into());
             }
-            Kind::Reference => {
+            BackEnd::Reference(_) => {
                 let mut reference = Reference::new(&params, DType::F32, &Device::Cpu)?;
                 self.steps(&mut reference, &sequences, self.warm_up())?;
                 (self.steps(&mut reference, &sequences, self.steps)?, Vec::new())
@@ -103,6 +114,7 @@ impl Bench {
             let outcome = json!({
                 "backend": back_end,
                 "precision": precision,
+                "ranks": ranks,
                 "threads": threads,
                 "parameters": parameters,
                 "ms_per_step_median": milliseconds(step),
@@ -114,9 +126,10 @@ impl Bench {
             });
             return Ok(format!("{outcome}\n"));
         }
+        let of_ranks = if ranks > 1 { format!("ranks: {ranks}, ") } else { String::new() };
         let mut lines = vec![
             format!(
-                "{back_end}, {precision}, threads: {threads}, {parameters} parameters, {} x {} tokens",
+                "{back_end}, {precision}, {of_ranks}threads: {threads}, {parameters} parameters, {} x {} tokens",
                 self.batch_size, self.seq_len
             ),
             format!("a step             {:8.3} ms (median of {})", milliseconds(step), self.steps),

@@ -93,11 +93,11 @@ fn main() -> ExitCode {
     show_progress();
     end(match command {
         Command::Train(train) => return job::in_job(|job| train.run(job)),
+        Command::Bench(bench) => return job::in_job(|job| bench.run(job)),
         Command::Eval(eval) => eval.run(),
         Command::FillMask(fill_mask) => fill_mask.run(),
         Command::Plot(plot) => plot.run().map_err(Failure::from),
         Command::Stories(stories) => stories.run().map_err(Failure::from),
-        Command::Bench(bench) => bench.run().map_err(Failure::from),
     })
 }
 
