@@ -182,6 +182,18 @@ fn an_interrupt_in_an_evaluation_ends_it_and_the_epoch_is_evaluated_later() {
     assert_eq!(losses(&stopped), losses(&whole));
 }
 
+/// It would be the same training as often as there are processes, all in one folder.
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn a_process_of_an_mpi_job_wants_a_program_with_mpi() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let refused = train(&out).env("OMPI_COMM_WORLD_SIZE", "2").output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("built without it; scripts/mpi builds it"), "{refused:?}");
+    assert!(!out.exists());
+}
+
 #[test]
 fn what_others_have_put_into_the_folder_of_a_training_stays() {
     let folder = tempfile::tempdir().unwrap();
