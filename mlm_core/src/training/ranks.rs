@@ -60,7 +60,7 @@ impl dyn Communicator + '_ {
         if others.is_empty() {
             return Ok(());
         }
-        Err(Error::Ranks(format!("all ranks have to do the same, but compared with rank 0 {}", others.join("; "))))
+        Err(Error::Ranks(format!("all ranks have to do the same, but compared with rank 0, {}", others.join("; "))))
     }
 }
 

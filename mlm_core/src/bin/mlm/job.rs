@@ -60,21 +60,17 @@ impl Job {
         let Some(communicator) = &self.communicator else { return Ok(asked.unwrap_or(cores)) };
         // Processes on the same cores of the same machine.
         let place = format!("{} {}", communicator.host(), cores_of_process());
-        let mut sharing = 0;
-        for other in communicator.tell(place.as_bytes())? {
-            sharing += usize::from(other == place.as_bytes());
-        }
+        let places = communicator.tell(place.as_bytes())?;
+        let sharing = places.iter().filter(|other| *other == place.as_bytes()).count();
         let own = (cores / sharing).max(1);
         let least = communicator.tell(&own.to_le_bytes())?.into_iter();
         let least = least.filter_map(|bytes| bytes.try_into().ok()).map(usize::from_le_bytes).min().unwrap_or(own);
         let threads = asked.unwrap_or(least);
-        let ranks = communicator.ranks();
-        note(&format!("{ranks} ranks, each on {threads} {}", if threads == 1 { "thread" } else { "threads" }));
+        note(&format!("ranks: {}, threads of each: {threads}", communicator.ranks()));
         if threads > least {
             note(&format!(
-                "warning: some ranks have {least} {} for {threads} threads; with Open MPI, --map-by slot:pe={threads} gives \
-                 each rank {threads}, and --bind-to none lets all of them use all",
-                if least == 1 { "core" } else { "cores" }
+                "warning: not every rank has as many cores (the fewest: {least}); with Open MPI, --map-by slot:pe={threads} \
+                 gives each {threads}, and --bind-to none lets all of them use all"
             ));
         }
         Ok(threads)
