@@ -164,13 +164,19 @@ impl ProgressLine {
     /// So many are done. An error where the call is to end, see [`check_interrupt`].
     pub(crate) fn at(&mut self, done: usize) -> Result<()> {
         check_interrupt()?;
+        self.note(done);
+        Ok(())
+    }
+
+    /// So many are done, in a call that ends where what it calls does.
+    pub(crate) fn note(&mut self, done: usize) {
         let elapsed = self.start.elapsed();
         let is_unseen = IN_BACKGROUND.get() || (launcher().is_none() && SHOW.get().is_none());
         if is_unseen
             || elapsed < FIRST_LINE
             || self.shown.as_ref().is_some_and(|shown| shown.last.elapsed() < NEXT_LINE)
         {
-            return Ok(());
+            return;
         }
         let (doing, seconds) = (&self.doing, elapsed.as_secs_f64());
         let line = match self.total {
@@ -182,7 +188,6 @@ impl ProgressLine {
             None => format!("{doing}: {seconds:.0} s"),
         };
         self.show(&line, false);
-        Ok(())
     }
 
     /// All are done.

@@ -34,7 +34,8 @@ pub fn evaluate(predictor: &(impl Predictor + ?Sized), batches: &[Batch]) -> Res
     let (mut loss, mut correct, mut masked) = (0.0, 0, 0);
     let mut progress = ProgressLine::new("evaluating", batches.len(), "batches");
     for (nth, batch) in batches.iter().enumerate() {
-        progress.at(nth)?;
+        // What predicts knows when to end: an engine on several ranks on all of them at once.
+        progress.note(nth);
         for (score, &target) in predictor.scores(batch)?.iter().zip(&batch.targets) {
             loss -= score.log_probability;
             correct += usize::from(score.best == target);

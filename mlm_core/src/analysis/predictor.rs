@@ -4,6 +4,7 @@
 use candle_nn::ops::log_softmax;
 
 use crate::error::Result;
+use crate::kernel::check_interrupt;
 use crate::model::encoder::{self, Encoder, Mode, Score};
 use crate::text::batch::{Batch, check_ids};
 
@@ -29,8 +30,9 @@ pub trait Predictor {
     /// Of each masked row, what is predicted for its target.
     ///
     /// # Errors
-    /// When the batch does not fit, or has no targets.
+    /// When the batch does not fit, or has no targets; [`crate::Error::Interrupted`].
     fn scores(&self, batch: &Batch) -> Result<Vec<Score>> {
+        check_interrupt()?;
         batch.check_targets()?;
         check_ids(self.vocab(), "targets", &batch.targets)?;
         let (mut scores, mut targets) = (Vec::with_capacity(batch.targets.len()), batch.targets.iter());

@@ -5,7 +5,9 @@
 //! embeddings -> layer_norm -> dropout -> linear -> attention -> gelu -> loss      over vector, matmul, gemm (large products)
 //! factors (matrices, panels), bf16, native (one processor's instructions) -> matmul
 //! share (of a batch) -> layers (weights), activations (in buffers), clock -> pass (forward), backward (by blocks)
-//! pass, backward, pool, tree (of sums) -> threads -> joined (keys of several) -> store (of weights): shared or, with owned and mail, copies
+//! communicator -> ranks, tree (of sums) -> reduction (over ranks)
+//! pass, backward, pool, ranks, tree -> threads -> joined (keys of several)
+//! threads, reduction -> store (of weights): shared or, with owned and mail, copies
 //! store -> Engine
 //! ```
 
@@ -197,14 +199,15 @@ impl Engine {
             let numbers = copies::NUMBERS.saturating_mul(parameters).saturating_mul(threads);
             (numbers, format!("each {} times for each thread", copies::NUMBERS))
         };
-        let numbers = numbers.saturating_add(threads.saturating_mul(THREAD));
+        let ranks = communicator.map(|communicator| Ranks::new(communicator, threads));
+        let of_ranks = if ranks.is_some() { reduction::NUMBERS.saturating_mul(parameters) } else { 0 };
+        let numbers = numbers.saturating_add(threads.saturating_mul(THREAD)).saturating_add(of_ranks);
         memory::check("threads", "an engine", numbers, || {
             format!("{parameters} parameters, {times}, {threads} threads")
         })?;
         if threads > THREADS {
             return Err(Error::argument("threads", format!("at most {THREADS}"), threads));
         }
-        let ranks = communicator.map(|communicator| Ranks::new(communicator, threads));
         let reduction = ranks.clone().map(|ranks| Reduction::new(ranks, parameters));
         let store: Box<dyn Store> = match shared {
             true => Box::new(Shared::new(params, threads, reduction)?),

@@ -17,6 +17,9 @@ use crate::engine::ranks::Ranks;
 use crate::engine::tree::{self, Group};
 use crate::error::Result;
 
+/// Numbers for each gradient, sent and received.
+pub(crate) const NUMBERS: usize = 2;
+
 /// So many gradients are worth exchanges of their own: 1 MB.
 const BUCKET: usize = 1 << 18;
 
