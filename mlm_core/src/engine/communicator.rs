@@ -13,8 +13,11 @@ use crate::error::{Error, Result};
 /// How long a rank looks for what others send before it lets somebody else have its core.
 const SPINNING: Duration = Duration::from_micros(100);
 
-/// How long it waits at all. A rank that writes a large model to a slow disk is late, too.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// How long it keeps looking then, before it sleeps in between.
+const LOOKING: Duration = Duration::from_secs(1);
+
+/// How long it waits for the others in a step. One that writes a large model to a slow disk is late, too.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What connects the processes that an [`Engine`](crate::Engine) computes on, see
 /// [`Engine::with_communicator`](crate::Engine::with_communicator); with the feature `mpi` of this crate, `Mpi` does.
@@ -77,9 +80,10 @@ impl dyn Communicator + '_ {
             four[..bytes.len()].copy_from_slice(bytes);
             f32::from_bits(u32::from_le_bytes(four))
         };
-        let lengths = self.gather(vec![f32::from_bits(own.len() as u32)], |_| 1)?;
+        // One may have read a text for hours before it has something to say.
+        let lengths = self.gather(vec![f32::from_bits(own.len() as u32)], |_| 1, Duration::MAX)?;
         let lengths: Vec<usize> = lengths.iter().map(|length| length.to_bits() as usize).collect();
-        let said = self.gather(own.chunks(4).map(number).collect(), |rank| lengths[rank].div_ceil(4))?;
+        let said = self.gather(own.chunks(4).map(number).collect(), |rank| lengths[rank].div_ceil(4), PATIENCE)?;
         let mut rest = said.as_slice();
         let each = lengths.iter().map(|&length| {
             let (of_rank, behind) = rest.split_at(length.div_ceil(4));
@@ -91,14 +95,19 @@ impl dyn Communicator + '_ {
         Ok(each.collect())
     }
 
-    /// What each rank has, one after the other: takes what this one has, and how much it is of each.
+    /// What each rank has, one after the other: takes what this one has, how much it is of each, and how long to wait for it.
     ///
     /// # Errors
     /// As [`wait`].
-    pub(crate) fn gather(&self, own: Vec<f32>, lengths: impl Fn(usize) -> usize) -> Result<Vec<f32>> {
+    pub(crate) fn gather(
+        &self,
+        own: Vec<f32>,
+        lengths: impl Fn(usize) -> usize,
+        patience: Duration,
+    ) -> Result<Vec<f32>> {
         let send = |_: usize, sent: &mut Vec<f32>| sent.extend_from_slice(&own);
         let mut pending = self.send(Exchange::default(), send, &lengths)?;
-        let Exchange { mut received, from, .. } = wait(pending.as_mut())?;
+        let Exchange { mut received, from, .. } = wait(pending.as_mut(), patience)?;
         let place = from[self.rank()].start;
         received.splice(place..place, own);
         Ok(received)
@@ -138,7 +147,7 @@ impl dyn Communicator + '_ {
 ///
 /// # Errors
 /// When the connection fails, or another rank does not take part in it.
-pub(crate) fn wait(pending: &mut dyn Pending) -> Result<Exchange> {
+pub(crate) fn wait(pending: &mut dyn Pending, patience: Duration) -> Result<Exchange> {
     let start = Instant::now();
     loop {
         if let Some(exchange) = pending.test()? {
@@ -146,7 +155,8 @@ pub(crate) fn wait(pending: &mut dyn Pending) -> Result<Exchange> {
         }
         match start.elapsed() {
             waited if waited < SPINNING => hint::spin_loop(),
-            waited if waited < PATIENCE => thread::yield_now(),
+            waited if waited < LOOKING => thread::yield_now(),
+            waited if waited < patience => thread::sleep(Duration::from_millis(1)),
             waited => return Err(Error::NoRank { seconds: waited.as_secs() }),
         }
     }

@@ -8,7 +8,7 @@ use std::mem;
 use std::ops::Range;
 
 use crate::engine::clock::Operation;
-use crate::engine::communicator::{Exchange, wait};
+use crate::engine::communicator::{Exchange, PATIENCE, wait};
 use crate::engine::pass::{add, numbers};
 use crate::engine::share::Part;
 use crate::engine::threads::{Threads, Tools, Work, Worker, read};
@@ -46,7 +46,7 @@ impl Threads {
         let whole = work.whole(&own);
         let mut pending =
             ranks.communicator.send(memory, send, |other| intersection(&rows_of(other), &whole).len() * columns)?;
-        work.remote.keys_values = wait(pending.as_mut())?;
+        work.remote.keys_values = wait(pending.as_mut(), PATIENCE)?;
         Ok(())
     }
 
@@ -74,7 +74,7 @@ impl Threads {
             parts.map(|part| intersection(&part.whole, &own).len() * columns).sum()
         };
         let mut pending = ranks.communicator.send(memory, send, length)?;
-        work.remote.dkeys_values = wait(pending.as_mut())?;
+        work.remote.dkeys_values = wait(pending.as_mut(), PATIENCE)?;
         Ok(())
     }
 }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::engine::communicator::Communicator;
+use crate::engine::communicator::{Communicator, PATIENCE};
 use crate::error::{Error, Result};
 use crate::kernel::check_interrupt;
 
@@ -47,7 +47,7 @@ impl Ranks {
     pub(crate) fn agree(&self, mut own: Vec<f32>, lengths: impl Fn(usize) -> usize) -> Result<Vec<f32>> {
         let is_interrupted = check_interrupt().is_err();
         own.push(f32::from(u8::from(is_interrupted)));
-        let gathered = self.communicator.gather(own, |rank| lengths(rank) + 1)?;
+        let gathered = self.communicator.gather(own, |rank| lengths(rank) + 1, PATIENCE)?;
         let (mut all, mut rest, mut goes_on) = (Vec::with_capacity(gathered.len()), gathered.as_slice(), true);
         for rank in 0..self.count() {
             let (of_rank, behind) = rest.split_at(lengths(rank));

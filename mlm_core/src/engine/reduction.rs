@@ -12,7 +12,7 @@ use std::ops::Range;
 use smallvec::SmallVec;
 
 use crate::engine::buffer::Buffer;
-use crate::engine::communicator::{Exchange, Pending, wait};
+use crate::engine::communicator::{Exchange, PATIENCE, Pending, wait};
 use crate::engine::ranks::Ranks;
 use crate::engine::tree::{self, Group};
 use crate::error::Result;
@@ -70,7 +70,7 @@ impl Bucket {
     fn wait(&mut self) -> Result<Exchange> {
         match self.over.take() {
             Some(exchange) => Ok(exchange),
-            None => wait(self.pending.as_mut()),
+            None => wait(self.pending.as_mut(), PATIENCE),
         }
     }
 }

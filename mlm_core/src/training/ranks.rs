@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::engine::communicator::{Communicator, Exchange, wait};
+use crate::engine::communicator::{Communicator, Exchange, PATIENCE, wait};
 use crate::error::{Error, Result};
 use crate::text::sequence_files::{SequenceFiles, Width};
 use crate::text::sequences::Sequences;
@@ -189,7 +189,7 @@ pub(crate) fn expect_same_numbers(communicator: &dyn Communicator, name: &str, n
 fn from_first(communicator: &dyn Communicator, own: Vec<f32>) -> Result<Vec<f32>> {
     let is_first = communicator.rank() == 0;
     let own = if is_first { own } else { Vec::new() };
-    let length = communicator.gather(vec![f32::from_bits(own.len() as u32)], |_| 1)?[0].to_bits() as usize;
+    let length = communicator.gather(vec![f32::from_bits(own.len() as u32)], |_| 1, PATIENCE)?[0].to_bits() as usize;
     if communicator.ranks() == 1 {
         return Ok(own);
     }
@@ -202,7 +202,7 @@ fn from_first(communicator: &dyn Communicator, own: Vec<f32>) -> Result<Vec<f32>
         .unzip();
     let received = if is_first { Vec::new() } else { vec![0.0; length] };
     let mut pending = communicator.begin(Exchange { sent: own, to, received, from })?;
-    let Exchange { sent, received, .. } = wait(pending.as_mut())?;
+    let Exchange { sent, received, .. } = wait(pending.as_mut(), PATIENCE)?;
     Ok(if is_first { sent } else { received })
 }
 
