@@ -5,6 +5,7 @@ use std::fmt;
 use std::mem;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use ::mpi::Threading;
 use ::mpi::environment::Universe;
@@ -56,7 +57,7 @@ impl Mpi {
 impl Drop for Mpi {
     fn drop(&mut self) {
         // To leave MPI takes all ranks.
-        if std::thread::panicking() {
+        if thread::panicking() {
             self.abort(101);
         }
     }
@@ -84,13 +85,13 @@ impl Communicator for Mpi {
     #[allow(unsafe_code)]
     fn begin(&self, exchange: Exchange) -> Result<Box<dyn Pending>> {
         let [to, from] = [Places::new(&exchange.to)?, Places::new(&exchange.from)?];
-        let mut request = Box::new(Request { under_way: None, to, from, exchange });
-        let Request { under_way, to, from, exchange } = &mut *request;
+        let mut kept = Box::new(Kept { to, from, exchange });
+        let Kept { to, from, exchange } = &mut *kept;
         assert!(to.end <= exchange.sent.len() && from.end <= exchange.received.len(), "ranges of the numbers");
         let _one_at_a_time = call();
         // SAFETY: MPI reads and writes the numbers within the places, as asserted, until it says that it has done so; all of them
-        // belong to the request, which stays where it is till then.
-        unsafe {
+        // belong to what is kept where it is till then.
+        let request = unsafe {
             let mut of_mpi = mem::MaybeUninit::uninit();
             check(ffi::MPI_Ialltoallv(
                 exchange.sent.as_ptr().cast(),
@@ -104,9 +105,9 @@ impl Communicator for Mpi {
                 ffi::RSMPI_COMM_WORLD,
                 of_mpi.as_mut_ptr(),
             ))?;
-            *under_way = Some(OfMpi(of_mpi.assume_init()));
-        }
-        Ok(Box::new(InFlight(Some(request))))
+            Request(of_mpi.assume_init())
+        };
+        Ok(Box::new(InFlight { request, kept: Some(kept) }))
     }
 }
 
@@ -131,42 +132,42 @@ impl Places {
 }
 
 /// What MPI knows an exchange by: a number or an address.
-struct OfMpi(ffi::MPI_Request);
+struct Request(ffi::MPI_Request);
 
 // SAFETY: any thread may pass it to MPI, one at a time.
 #[allow(unsafe_code)]
-unsafe impl Send for OfMpi {}
+unsafe impl Send for Request {}
 
-/// An exchange with all that MPI looks at until it is over.
-struct Request {
-    under_way: Option<OfMpi>,
+/// What MPI looks at until an exchange is over.
+struct Kept {
     to: Places,
     from: Places,
     exchange: Exchange,
 }
 
-/// An exchange that is not over.
-struct InFlight(Option<Box<Request>>);
+/// An exchange; nothing is kept of it when it is over.
+struct InFlight {
+    request: Request,
+    kept: Option<Box<Kept>>,
+}
 
 impl Pending for InFlight {
     #[allow(unsafe_code)]
     fn test(&mut self) -> Result<Option<Exchange>> {
-        let Some(request) = &mut self.0 else { return Ok(None) };
-        let OfMpi(of_mpi) = request.under_way.as_mut().expect("begun");
         let mut is_over: c_int = 0;
         {
             let _one_at_a_time = call();
-            // SAFETY: the request is one that MPI has begun and not ended.
-            check(unsafe { ffi::MPI_Test(of_mpi, &mut is_over, ffi::RSMPI_STATUS_IGNORE) })?;
+            // SAFETY: the request is one that MPI has begun, or the one that it leaves when that is over.
+            check(unsafe { ffi::MPI_Test(&mut self.request.0, &mut is_over, ffi::RSMPI_STATUS_IGNORE) })?;
         }
-        Ok((is_over != 0).then(|| self.0.take().expect("looked at above").exchange))
+        Ok(self.kept.take_if(|_| is_over != 0).map(|kept| kept.exchange))
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         // MPI may still write to its memory: nobody else is to have it.
-        mem::forget(self.0.take());
+        mem::forget(self.kept.take());
     }
 }
 

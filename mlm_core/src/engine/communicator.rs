@@ -84,15 +84,11 @@ impl dyn Communicator + '_ {
         let lengths = self.gather(vec![f32::from_bits(own.len() as u32)], |_| 1, Duration::MAX)?;
         let lengths: Vec<usize> = lengths.iter().map(|length| length.to_bits() as usize).collect();
         let said = self.gather(own.chunks(4).map(number).collect(), |rank| lengths[rank].div_ceil(4), PATIENCE)?;
-        let mut rest = said.as_slice();
-        let each = lengths.iter().map(|&length| {
-            let (of_rank, behind) = rest.split_at(length.div_ceil(4));
-            rest = behind;
-            let mut bytes: Vec<u8> = of_rank.iter().flat_map(|number| number.to_bits().to_le_bytes()).collect();
-            bytes.truncate(length);
-            bytes
+        let of_ranks = pieces(&said, lengths.iter().map(|length| length.div_ceil(4)));
+        let bytes = of_ranks.zip(&lengths).map(|(of_rank, &length)| {
+            of_rank.iter().flat_map(|number| number.to_bits().to_le_bytes()).take(length).collect()
         });
-        Ok(each.collect())
+        Ok(bytes.collect())
     }
 
     /// What each rank has, one after the other: takes what this one has, how much it is of each, and how long to wait for it.
@@ -141,6 +137,15 @@ impl dyn Communicator + '_ {
         received.resize(end, 0.0);
         self.begin(Exchange { sent, to, received, from })
     }
+}
+
+/// Parts of such lengths, one after the other.
+pub(crate) fn pieces<T>(mut all: &[T], lengths: impl IntoIterator<Item = usize>) -> impl Iterator<Item = &[T]> {
+    lengths.into_iter().map(move |length| {
+        let (piece, rest) = all.split_at(length);
+        all = rest;
+        piece
+    })
 }
 
 /// Waits for the end of an exchange.

@@ -248,7 +248,7 @@ impl Engine {
     fn run(&self, step: Step, batch: &Batch, mode: Mode, returned: usize) -> Result<MutexGuard<'_, State>> {
         let mut state = lock(&self.state);
         let State { threads, store, went_forward } = &mut *state;
-        if threads.ranks.is_none() || !step.is_shared() {
+        if step.shared_by(&threads.ranks).is_none() {
             // Ranks tell each other after the step, lest one ends before the others have begun.
             check_interrupt()?;
         }

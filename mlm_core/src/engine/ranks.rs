@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::engine::communicator::{Communicator, PATIENCE};
+use crate::engine::communicator::{Communicator, PATIENCE, pieces};
 use crate::error::{Error, Result};
 use crate::kernel::check_interrupt;
 
@@ -48,14 +48,12 @@ impl Ranks {
         let is_interrupted = check_interrupt().is_err();
         own.push(f32::from(u8::from(is_interrupted)));
         let gathered = self.communicator.gather(own, |rank| lengths(rank) + 1, PATIENCE)?;
-        let (mut all, mut rest, mut goes_on) = (Vec::with_capacity(gathered.len()), gathered.as_slice(), true);
-        for rank in 0..self.count() {
-            let (of_rank, behind) = rest.split_at(lengths(rank));
-            all.extend_from_slice(of_rank);
-            goes_on &= behind[0] == 0.0;
-            rest = &behind[1..];
+        let mut all = Vec::with_capacity(gathered.len());
+        for of_rank in pieces(&gathered, (0..self.count()).map(|rank| lengths(rank) + 1)) {
+            let [own @ .., 0.0] = of_rank else { return Err(Error::Interrupted) };
+            all.extend_from_slice(own);
         }
-        if goes_on { Ok(all) } else { Err(Error::Interrupted) }
+        Ok(all)
     }
 }
 

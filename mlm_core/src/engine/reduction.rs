@@ -123,8 +123,8 @@ impl Reduction {
         self.look(gradients)
     }
 
-    /// Lets what is under way go on, between two rounds of the threads.
-    pub(crate) fn look(&mut self, gradients: &mut [f32]) -> Result<()> {
+    /// Lets what is under way go on.
+    fn look(&mut self, gradients: &mut [f32]) -> Result<()> {
         for nth in 0..self.buckets.len() {
             if self.buckets[nth].stage != Stage::Done
                 && self.buckets[nth].look()?

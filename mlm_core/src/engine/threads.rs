@@ -37,9 +37,9 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    /// Whether all ranks take part in it, each with its share of the batch.
-    pub(crate) fn is_shared(self) -> bool {
-        matches!(self, Step::Scores | Step::Loss)
+    /// The ranks, if all of them take part in it, each with its share of the batch.
+    pub(crate) fn shared_by(self, ranks: &Option<Ranks>) -> Option<&Ranks> {
+        ranks.as_ref().filter(|_| matches!(self, Step::Scores | Step::Loss))
     }
 
     pub(crate) fn asked(self) -> Asked {
@@ -129,6 +129,7 @@ impl Threads {
             workers: (0..threads).map(|_| worker()).collect(),
             tools: (0..threads).map(|_| tools()).collect(),
         };
+        let may_cut = may_cut && (threads > 1 || ranks.is_some());
         Ok(Self { pool: Pool::new(threads, vectors)?, precision, may_cut, ranks, work })
     }
 
@@ -160,8 +161,8 @@ impl Threads {
         let mut sizes: SmallVec<[Size; 16]> = SmallVec::new();
         // The ranks share a step to the loss; what somebody asks of one of them that one computes by itself.
         let all;
-        (all, *own) = match &self.ranks {
-            Some(ranks) if step.is_shared() => (ranks.workers(), ranks.workers_of(ranks.rank())),
+        (all, *own) = match step.shared_by(&self.ranks) {
+            Some(ranks) => (ranks.workers(), ranks.workers_of(ranks.rank())),
             _ => (workers.len(), 0..workers.len()),
         };
         *is_cut = false;

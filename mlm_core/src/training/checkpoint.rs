@@ -184,7 +184,7 @@ pub(crate) fn digest<B: AsRef<[u8]>>(parts: impl IntoIterator<Item = B>) -> Stri
 }
 
 pub(crate) fn hexadecimal(digest: Sha256) -> String {
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", digest.finalize())
 }
 
 /// An error where a folder has a training of another plan, or of what is a part of one.

@@ -1,18 +1,21 @@
 //! What the ranks of a training tell each other before its steps: takes what the first one has, gives it to all, and makes sure
 //! that all are at the same training. The first rank alone reads and writes the training's folder.
 
+use std::mem;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
-use crate::engine::communicator::{Communicator, Exchange, PATIENCE, wait};
+use crate::engine::communicator::{Communicator, Exchange, PATIENCE, pieces, wait};
 use crate::error::{Error, Result};
+use crate::model::tensors::put;
 use crate::text::sequence_files::{SequenceFiles, Width};
 use crate::text::sequences::Sequences;
 use crate::text::tokenizer::Tokenizer;
 use crate::text::windows::EncodedCorpus;
-use crate::training::checkpoint::{Checkpoint, Progress, differences, digest};
+use crate::training::checkpoint::{Checkpoint, Progress, differences, hexadecimal};
 use crate::training::folder;
 use crate::training::preparation::{Counts, PreparedTexts, TRAIN, VALIDATION};
 
@@ -72,35 +75,22 @@ pub(crate) fn share_checkpoint(
     communicator: &dyn Communicator,
     found: Option<Result<Option<Checkpoint>>>,
 ) -> Result<Option<Checkpoint>> {
-    let (said, numbers, error) = match found {
-        None => (Vec::new(), None, None),
-        Some(found) => {
-            let (said, numbers, error) = match found {
-                Ok(None) => (Found::Nothing, None, None),
-                Ok(Some(Checkpoint { progress, numbers })) => {
-                    (Found::Checkpoint(Box::new(progress)), Some(numbers), None)
-                }
-                Err(error) => (Found::Error(error.to_string()), None, Some(error)),
-            };
-            (serde_json::to_vec(&said).map_err(garbled)?, numbers, error)
-        }
-    };
-    let first = communicator.tell(&said)?.swap_remove(0);
-    if let Some(error) = error {
-        return Err(error);
-    }
-    match serde_json::from_slice(&first).map_err(garbled)? {
+    let own = found.as_ref().map(|found| match found {
+        Ok(None) => Found::Nothing,
+        Ok(Some(Checkpoint { progress, .. })) => Found::Checkpoint(Box::new(progress.clone())),
+        Err(error) => Found::Error(error.to_string()),
+    });
+    let said = communicator.tell(&serde_json::to_vec(&own).map_err(garbled)?)?;
+    let own = found.transpose()?.flatten();
+    match serde_json::from_slice(&said[0]).map_err(garbled)? {
         Found::Nothing => Ok(None),
         Found::Error(reason) => Err(Error::Ranks(format!("rank 0: {reason}"))),
         Found::Checkpoint(progress) => {
-            let parts = numbers.unwrap_or_default();
-            let [weights, first, second] = parts;
-            let [weights, first, second] = [
-                from_first(communicator, weights)?,
-                from_first(communicator, first)?,
-                from_first(communicator, second)?,
-            ];
-            Ok(Some(Checkpoint { progress: *progress, numbers: [weights, first, second] }))
+            let mut numbers = own.map_or_else(Default::default, |checkpoint| checkpoint.numbers);
+            for numbers in &mut numbers {
+                *numbers = from_first(communicator, mem::take(numbers))?;
+            }
+            Ok(Some(Checkpoint { progress: *progress, numbers }))
         }
     }
 }
@@ -165,13 +155,8 @@ fn share_sequences(communicator: &dyn Communicator, sequences: &Sequences) -> Re
         return Ok(sequences.clone());
     }
     let ids: Vec<u32> = ids.into_iter().map(f32::to_bits).collect();
-    let mut rest = ids.as_slice();
-    let sequences = lengths.iter().map(|length| {
-        let (sequence, behind) = rest.split_at(length.to_bits() as usize);
-        rest = behind;
-        sequence.to_vec()
-    });
-    Ok(sequences.collect::<Vec<_>>().into())
+    let sequences = pieces(&ids, lengths.iter().map(|length| length.to_bits() as usize));
+    Ok(sequences.map(<[u32]>::to_vec).collect::<Vec<_>>().into())
 }
 
 /// The first rank's numbers in place of those that are there, as many, on all ranks.
@@ -182,7 +167,9 @@ pub(crate) fn share_numbers(communicator: &dyn Communicator, numbers: &mut [f32]
 
 /// An error where not all ranks have the same numbers.
 pub(crate) fn expect_same_numbers(communicator: &dyn Communicator, name: &str, numbers: &[f32]) -> Result<()> {
-    communicator.expect_same(&json!({ name: digest(numbers.iter().map(|number| number.to_bits().to_le_bytes())) }))
+    let mut digest = Sha256::new();
+    put(numbers, &mut digest).expect("a digest takes whatever there is");
+    communicator.expect_same(&json!({ name: hexadecimal(digest) }))
 }
 
 /// The first rank's numbers, on all ranks; what the others have does not matter.

@@ -137,15 +137,8 @@ fn check(params: &Params, batches: &[Batch], precision: Precision, shapes: &[(us
         let expected = expected
             .entry(ranks * threads)
             .or_insert_with(|| train(&mut Engine::with_config(params, how(ranks * threads)).unwrap(), batches));
-        let trained: Vec<Trained> = thread::scope(|scope| {
-            let of_rank = |communicator| {
-                scope.spawn(move || {
-                    let mut engine = Engine::with_communicator(params, how(threads), communicator).unwrap();
-                    train(&mut engine, batches)
-                })
-            };
-            let ranks: Vec<_> = communicators(ranks).into_iter().map(of_rank).collect();
-            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        let trained = on_ranks(ranks, |communicator| {
+            train(&mut Engine::with_communicator(params, how(threads), communicator).unwrap(), batches)
         });
         for (rank, trained) in trained.iter().enumerate() {
             let what = format!("rank {rank} of {ranks}, {threads} threads each, {precision:?}");

@@ -1,7 +1,6 @@
 //! The options that commands share: takes them, gives what the library wants.
 
 use std::sync::Arc;
-use std::thread;
 
 use clap::{Args, ValueEnum};
 use mlm_core::candle_core::Device;
@@ -53,7 +52,7 @@ impl Shape {
 pub(crate) struct Compute {
     /// Threads of the engine [default: all cores]
     #[arg(long)]
-    pub(crate) threads: Option<usize>,
+    threads: Option<usize>,
     #[arg(long, value_enum, default_value_t = Kind::Engine)]
     pub(crate) backend: Kind,
 }
@@ -67,17 +66,17 @@ pub(crate) enum Kind {
 }
 
 impl Compute {
-    pub(crate) fn threads(&self) -> usize {
-        self.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
+    /// How many threads compute in this process.
+    pub(crate) fn threads(&self, job: &Job) -> Result<usize, Failure> {
+        job.threads(self.threads)
     }
 
     /// What computes, here or in the processes of a job.
     pub(crate) fn back_end(&self, job: &Job) -> Result<BackEnd, Failure> {
-        let threads =
-            |asked| Ok::<_, Failure>(EngineConfig { threads: job.threads(asked)?, ..EngineConfig::default() });
+        let how = || Ok::<_, Failure>(EngineConfig { threads: self.threads(job)?, ..EngineConfig::default() });
         match (self.backend, job.communicator()) {
-            (Kind::Engine, None) => Ok(BackEnd::Engine(threads(self.threads)?)),
-            (Kind::Engine, Some(communicator)) => Ok(BackEnd::Ranks(threads(self.threads)?, Arc::clone(communicator))),
+            (Kind::Engine, None) => Ok(BackEnd::Engine(how()?)),
+            (Kind::Engine, Some(communicator)) => Ok(BackEnd::Ranks(how()?, Arc::clone(communicator))),
             (Kind::Reference, None) => Ok(BackEnd::Reference(Device::Cpu)),
             (Kind::Reference, Some(_)) => {
                 Err(Failure::Common("the reference computes in one process; several want --backend engine".to_owned()))

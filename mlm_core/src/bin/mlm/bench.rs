@@ -78,7 +78,7 @@ impl Bench {
         let (threads, ranks) = match &back_end {
             BackEnd::Engine(how) => (how.threads, 1),
             BackEnd::Ranks(how, communicator) => (how.threads, communicator.ranks()),
-            BackEnd::Reference(_) => (self.compute.threads(), 1),
+            BackEnd::Reference(_) => (self.compute.threads(job)?, 1),
         };
         let mut rng = StdRng::seed_from_u64(0);
         let params = Params::init(&self.shape.config(self.vocab_size, self.seq_len), &mut rng)?;

@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{Failure, end, note, say, silence};
 
-/// What launchers tell each process: Open MPI, MPICH and its kind, Slurm with PMIx.
-const LAUNCHED: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"];
+/// Where launchers tell each process how many there are: Open MPI, MPICH and its kind, Slurm.
+const SIZES: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
 
 /// This process among those that MPI has started.
 pub(crate) struct Job {
@@ -34,8 +34,8 @@ pub(crate) fn in_job(command: impl FnOnce(&Job) -> Result<String, Failure>) -> E
 
 impl Job {
     fn join() -> Result<Self, Failure> {
-        let is_launched = LAUNCHED.iter().any(|name| env::var_os(name).is_some());
-        let communicator = if is_launched { Some(communicator()?) } else { None };
+        let mut sizes = SIZES.iter().filter_map(|name| env::var(name).ok()?.parse().ok());
+        let communicator = if sizes.any(|size: usize| size > 1) { Some(communicator()?) } else { None };
         let job = Self { communicator };
         if !job.leads() {
             silence();
@@ -80,10 +80,9 @@ impl Job {
     fn expect_same(&self) -> Result<(), Failure> {
         let Some(communicator) = &self.communicator else { return Ok(()) };
         let program = env::current_exe().and_then(fs::read).unwrap_or_default();
-        let build: String = Sha256::digest(program).iter().map(|byte| format!("{byte:02x}")).collect();
         let mut said = options(env::args().skip(1));
         said.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
-        said.insert("build".to_owned(), json!(build));
+        said.insert("build".to_owned(), json!(format!("{:x}", Sha256::digest(program))));
         Ok(communicator.expect_same(&Value::Object(said))?)
     }
 

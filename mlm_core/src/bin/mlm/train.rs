@@ -114,11 +114,13 @@ impl Train {
     pub(crate) fn run(&self, job: &Job) -> Result<String, Failure> {
         stop_on_interrupt()?;
         let back_end = self.compute.back_end(job)?;
-        let mut prepared = if job.leads() { Some(self.prepare()?) } else { None };
-        if let Some(communicator) = job.communicator() {
-            prepared = Some(PreparedTexts::share(&self.out, prepared, communicator.as_ref())?);
-        }
-        let prepared = prepared.expect("prepared here or elsewhere");
+        let prepared = match job.communicator() {
+            None => self.prepare()?,
+            Some(communicator) => {
+                let of_first = if job.leads() { Some(self.prepare()?) } else { None };
+                PreparedTexts::share(&self.out, of_first, communicator.as_ref())?
+            }
+        };
         let (texts, config) = self.texts(&prepared)?;
         let (validation, tested) = (texts.validation.len(), texts.tested());
         if tested < validation {
