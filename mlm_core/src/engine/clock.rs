@@ -23,12 +23,25 @@ pub(crate) enum Operation {
     Loss,
     /// Adding up the threads' gradients.
     Reduction,
+    /// What the engines of several processes tell each other, where nothing is computed meanwhile.
+    Exchange,
 }
 
 impl Operation {
     /// In the order of the variants.
-    const NAMES: [&str; 10] =
-        ["mail", "packing", "embeddings", "linear", "attention", "LayerNorm", "GELU", "dropout", "loss", "reduction"];
+    const NAMES: [&str; 11] = [
+        "mail",
+        "packing",
+        "embeddings",
+        "linear",
+        "attention",
+        "LayerNorm",
+        "GELU",
+        "dropout",
+        "loss",
+        "reduction",
+        "exchange",
+    ];
 }
 
 /// The time that one kind of operation took, see [`crate::Engine::take_times`].
@@ -67,6 +80,12 @@ impl Clock {
         let now = Instant::now();
         let time = &self.times[operation as usize][self.direction.get()];
         time.set(time.get() + (now - self.last.replace(now)));
+    }
+
+    /// A thread that stands still for so long does so for an operation of another one.
+    pub(crate) fn add(&self, operation: Operation, backward: bool, duration: Duration) {
+        let time = &self.times[operation as usize][usize::from(backward)];
+        time.set(time.get() + duration);
     }
 
     /// The times since they were taken last.

@@ -91,6 +91,20 @@ impl dyn Communicator + '_ {
         Ok(bytes.collect())
     }
 
+    /// How long an exchange takes in which each rank has so many numbers for each other one. All call it.
+    ///
+    /// # Errors
+    /// As [`Self::tell`].
+    pub fn time(&self, numbers: usize) -> Result<Duration> {
+        // They begin together.
+        self.gather(vec![0.0], |_| 1, PATIENCE)?;
+        let send = |_: usize, sent: &mut Vec<f32>| sent.resize(sent.len() + numbers, 0.0);
+        let begun = Instant::now();
+        let mut pending = self.send(Exchange::default(), send, |_| numbers)?;
+        wait(pending.as_mut(), PATIENCE)?;
+        Ok(begun.elapsed())
+    }
+
     /// What each rank has, one after the other: takes what this one has, how much it is of each, and how long to wait for it.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! the others.
 
 use std::sync::{Mutex, RwLock};
+use std::time::Instant;
 
 use smallvec::{SmallVec, smallvec};
 
@@ -123,10 +124,14 @@ impl Store for Copies {
             squared = parts.iter().map(|part| lock(part).1).sum();
         }
         let Some(reduction) = reduction else { return Ok(f64::sqrt(squared)) };
-        reduction.start(gradients.len());
-        reduction.add(0..gradients.len(), gradients)?;
-        reduction.finish(gradients)?;
+        let begun = Instant::now();
+        reduction.add_all(gradients)?;
+        threads.note_exchange(true, begun);
         Ok(store::norm(threads, gradients, reduction.workers()))
+    }
+
+    fn exchange(&mut self, gradients: &mut [f32]) -> Result<()> {
+        self.reduction.as_mut().map_or(Ok(()), |reduction| reduction.add_all(gradients))
     }
 
     fn update(&mut self, threads: &mut Threads, gradients: &[f32], moments: [&mut [f32]; 2], rule: Rule<'_>) {

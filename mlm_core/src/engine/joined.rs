@@ -6,6 +6,7 @@
 
 use std::mem;
 use std::ops::Range;
+use std::time::Instant;
 
 use crate::engine::clock::Operation;
 use crate::engine::communicator::{Exchange, PATIENCE, wait};
@@ -25,11 +26,12 @@ pub(crate) struct Remote {
 }
 
 impl Threads {
-    /// Gets a layer's keys and values from other ranks.
+    /// Gets a layer's keys and values from other ranks, on the way forward or back.
     ///
     /// # Errors
     /// When another rank does not take part in it.
-    pub(crate) fn exchange_keys(&mut self, layer: usize) -> Result<()> {
+    pub(crate) fn exchange_keys(&mut self, backward: bool, layer: usize) -> Result<()> {
+        let begun = Instant::now();
         let Self { ranks, work, .. } = self;
         let Some(ranks) = ranks.as_ref().filter(|_| work.is_cut_between_ranks()) else { return Ok(()) };
         let (columns, own) = (2 * work.config.d_model, work.rows_of(&work.own));
@@ -47,6 +49,7 @@ impl Threads {
         let mut pending =
             ranks.communicator.send(memory, send, |other| intersection(&rows_of(other), &whole).len() * columns)?;
         work.remote.keys_values = wait(pending.as_mut(), PATIENCE)?;
+        self.note_exchange(backward, begun);
         Ok(())
     }
 
@@ -55,6 +58,7 @@ impl Threads {
     /// # Errors
     /// When another rank does not take part in it.
     pub(crate) fn exchange_gradients(&mut self) -> Result<()> {
+        let begun = Instant::now();
         let Self { ranks, work, .. } = self;
         let Some(ranks) = ranks.as_ref().filter(|_| work.is_cut_between_ranks()) else { return Ok(()) };
         let (columns, own) = (2 * work.config.d_model, work.rows_of(&work.own));
@@ -75,6 +79,7 @@ impl Threads {
         };
         let mut pending = ranks.communicator.send(memory, send, length)?;
         work.remote.dkeys_values = wait(pending.as_mut(), PATIENCE)?;
+        self.note_exchange(true, begun);
         Ok(())
     }
 }

@@ -54,6 +54,7 @@ pub use crate::engine::config::{EngineConfig, Precision};
 use std::fmt;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 
@@ -225,7 +226,8 @@ impl Engine {
     }
 
     /// What the threads have spent their time with since the last call of this, all threads together. What a step takes
-    /// beyond that they wait for each other.
+    /// beyond that they wait for each other. With other ranks, the last of it is the exchange with these: each thread's time
+    /// in which nothing was computed because of it.
     pub fn take_times(&mut self) -> Vec<OperationTime> {
         let mut times: Vec<OperationTime> = Vec::new();
         for tools in &lock(&self.state).threads.work.tools {
@@ -240,7 +242,26 @@ impl Engine {
                 time.backward += of_thread.backward;
             }
         }
+        if lock(&self.state).threads.ranks.is_none() {
+            times.pop();
+        }
         times
+    }
+
+    /// How long the ranks take to tell each other the gradients of a step, where nothing is computed meanwhile. All of them
+    /// call it.
+    ///
+    /// # Errors
+    /// When another rank does not take part in it.
+    pub fn time_exchange(&mut self) -> Result<Duration> {
+        let mut gradients = vec![0.0; self.table.parameters()];
+        let State { threads, store, .. } = &mut *lock(&self.state);
+        if let Some(ranks) = &threads.ranks {
+            ranks.agree(Vec::new(), |_| 0)?;
+        }
+        let begun = Instant::now();
+        store.exchange(&mut gradients)?;
+        Ok(begun.elapsed())
     }
 
     /// Goes through the model with a batch that fits it, if the memory has room for it and for the numbers of what the caller
@@ -282,7 +303,9 @@ impl Encoder for Engine {
         let State { threads, went_forward, .. } = &mut *state;
         let losses = threads.work.workers.iter().map(|worker| read(worker).loss);
         let Some(ranks) = &threads.ranks else { return Ok(losses.sum()) };
+        let begun = Instant::now();
         let gathered = ranks.agree(losses.flat_map(halves).collect(), |_| 2 * self.threads);
+        threads.note_exchange(false, begun);
         *went_forward = gathered.is_ok();
         Ok(gathered?.as_chunks().0.iter().map(|&of_worker| whole(of_worker)).sum())
     }

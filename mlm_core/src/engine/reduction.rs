@@ -123,6 +123,13 @@ impl Reduction {
         self.look(gradients)
     }
 
+    /// All that there is at once.
+    pub(crate) fn add_all(&mut self, gradients: &mut [f32]) -> Result<()> {
+        self.start(gradients.len());
+        self.add(0..gradients.len(), gradients)?;
+        self.finish(gradients)
+    }
+
     /// Lets what is under way go on.
     fn look(&mut self, gradients: &mut [f32]) -> Result<()> {
         for nth in 0..self.buckets.len() {

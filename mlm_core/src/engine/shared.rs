@@ -4,6 +4,7 @@
 
 use std::mem;
 use std::sync::Mutex;
+use std::time::Instant;
 
 use smallvec::smallvec;
 
@@ -70,7 +71,7 @@ impl Store for Shared {
         }
         for stage in threads.work.stages() {
             if let Some(layer) = stage.checked_sub(1) {
-                threads.exchange_keys(layer)?;
+                threads.exchange_keys(false, layer)?;
                 threads.run(false, |nth, tools, work| work.join_keys(nth, layer, tools));
             }
             threads.run(false, |nth, tools, work| work.forward(nth, step, stage..=stage, weights, tools));
@@ -89,7 +90,7 @@ impl Store for Shared {
         for block in Block::back(layers.layers.len()) {
             match block {
                 Block::Layer(layer) if threads.work.is_cut() => {
-                    threads.exchange_keys(layer)?;
+                    threads.exchange_keys(true, layer)?;
                     threads.run(true, |nth, tools, work| work.join_keys(nth, layer, tools));
                     threads.run(true, |nth, tools, work| work.back_to_keys(nth, layer, weights, tools));
                     threads.exchange_gradients()?;
@@ -117,15 +118,28 @@ impl Store for Shared {
                 });
             }
             if let Some(reduction) = reduction {
+                let begun = Instant::now();
                 reduction.add(range, gradients)?;
+                threads.note_exchange(true, begun);
             }
         }
         let mut workers = threads.work.threads();
         if let Some(reduction) = reduction {
+            let begun = Instant::now();
             reduction.finish(gradients)?;
+            threads.note_exchange(true, begun);
             workers = reduction.workers();
         }
         Ok(store::norm(threads, gradients, workers))
+    }
+
+    fn exchange(&mut self, gradients: &mut [f32]) -> Result<()> {
+        let Self { layers, reduction: Some(reduction), .. } = self else { return Ok(()) };
+        reduction.start(gradients.len());
+        for block in Block::back(layers.layers.len()) {
+            reduction.add(layers.range(block), gradients)?;
+        }
+        reduction.finish(gradients)
     }
 
     fn update(&mut self, threads: &mut Threads, gradients: &[f32], moments: [&mut [f32]; 2], rule: Rule<'_>) {

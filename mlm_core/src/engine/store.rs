@@ -23,6 +23,12 @@ pub(crate) trait Store: Send {
     /// When another rank does not take part in it.
     fn backward(&mut self, threads: &mut Threads, gradients: &mut [f32]) -> Result<f64>;
 
+    /// What ranks tell each other on the way back, without the way back.
+    ///
+    /// # Errors
+    /// When another rank does not take part in it.
+    fn exchange(&mut self, gradients: &mut [f32]) -> Result<()>;
+
     /// Lets a rule change the weights.
     fn update(&mut self, threads: &mut Threads, gradients: &[f32], moments: [&mut [f32]; 2], rule: Rule<'_>);
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::mem;
 use std::ops::{Range, RangeInclusive};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 
 use smallvec::SmallVec;
 
@@ -147,6 +148,13 @@ impl Threads {
             tools.clock.start(backward);
             function(nth, tools, work);
         });
+    }
+
+    /// An exchange with other ranks that has begun at this moment is over, for the way forward or back; the threads have waited
+    /// for it.
+    pub(crate) fn note_exchange(&self, backward: bool, begun: Instant) {
+        let duration = begun.elapsed();
+        self.work.tools.iter().for_each(|tools| lock(tools).clock.add(Operation::Exchange, backward, duration));
     }
 
     /// Gives each worker its rows of a batch, and the memory for them, if there is as much, and for the numbers of what the step

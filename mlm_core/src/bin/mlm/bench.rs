@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::Failure;
 use crate::arguments::{Compute, Shape};
 use crate::job::Job;
+use crate::ranks::{Exchange, Network, of_ranks};
 
 /// Measure a full training step (mask draw, forward, backward, clipping, AdamW) on full-length random sequences.
 #[derive(Args)]
@@ -84,6 +85,7 @@ impl Bench {
         let params = Params::init(&self.shape.config(self.vocab_size, self.seq_len), &mut rng)?;
         let sequences = self.sequences(&mut rng)?;
         let precision = format!("{:?}", self.precision).to_lowercase();
+        let mut exchange = None;
         let (steps, operations) = match back_end {
             BackEnd::Engine(how) | BackEnd::Ranks(how, _) => {
                 let how = EngineConfig { precision: self.precision, ..how };
@@ -93,7 +95,12 @@ impl Bench {
                 };
                 self.steps(&mut engine, &sequences, self.warm_up())?;
                 engine.take_times();
-                (self.steps(&mut engine, &sequences, self.steps)?, engine.take_times())
+                let (steps, operations) = (self.steps(&mut engine, &sequences, self.steps)?, engine.take_times());
+                if let Some(communicator) = job.communicator() {
+                    let of_steps = (self.steps, steps.mean(0, PARTS.len()));
+                    exchange = Some(Exchange::measure(&mut engine, communicator, &operations, of_steps)?);
+                }
+                (steps, operations)
             }
             BackEnd::Reference(_) if self.precision != Precision::F32 => {
                 let (expected, actual) = ("f32 with the reference".to_owned(), precision);
@@ -107,11 +114,14 @@ impl Bench {
         };
         let step = steps.median();
         let useful = self.operations(steps.masked as f64 / self.steps as f64);
-        let (gflops, sgemm) = (useful / step.as_secs_f64() / 1e9, sgemm_gflops(threads));
+        let (gflops, mut sgemm) = (useful / step.as_secs_f64() / 1e9, sgemm_gflops(threads));
+        if let Some(communicator) = job.communicator() {
+            sgemm = of_ranks(communicator, sgemm)?.iter().sum();
+        }
         let tokens_per_second = (self.batch_size * self.seq_len) as f64 / step.as_secs_f64();
         let (back_end, parameters) = (format!("{:?}", self.compute.backend).to_lowercase(), params.len());
         if self.json {
-            let outcome = json!({
+            let mut outcome = json!({
                 "backend": back_end,
                 "precision": precision,
                 "ranks": ranks,
@@ -124,6 +134,15 @@ impl Bench {
                 "roofline_fraction": gflops / sgemm,
                 "peak_rss_mb": peak_rss_mb(),
             });
+            if let Some(exchange) = exchange {
+                let Exchange { alone, waiting, computing, network: Network { latency, bandwidth } } = &exchange;
+                outcome["exchange_alone_ms"] = json!(milliseconds(*alone));
+                outcome["exchange_waiting_ms"] = json!(milliseconds(*waiting));
+                outcome["exchange_hidden"] = json!(exchange.hidden());
+                outcome["computing_ms"] = computing.iter().map(|&time| json!(milliseconds(time))).collect();
+                outcome["latency_us"] = json!(1e3 * milliseconds(*latency));
+                outcome["bytes_per_second"] = json!(bandwidth);
+            }
             return Ok(format!("{outcome}\n"));
         }
         let of_ranks = if ranks > 1 { format!("ranks: {ranks}, ") } else { String::new() };
@@ -138,6 +157,7 @@ impl Bench {
             format!("products of 1024^3 {sgemm:8.1} GFLOP/s, of which a step reaches {:.0} %", 100.0 * gflops / sgemm),
         ];
         lines.extend(peak_rss_mb().map(|memory| format!("peak memory        {memory:8.1} MB")));
+        lines.extend(exchange.iter().flat_map(describe));
         lines.push("\nms a step on average".to_owned());
         lines.push(format!("  {:16} {:>8} {:>8}", "", "forward", "backward"));
         for (name, forward, backward) in self.table(&steps, &operations, threads) {
@@ -241,6 +261,33 @@ impl Bench {
 }
 
 const SPECIAL: SpecialIds = SpecialIds { pad: 0, unk: 1, cls: 2, sep: 3, mask: 4 };
+
+/// What a step on several ranks costs beside what is computed.
+fn describe(exchange: &Exchange) -> [String; 3] {
+    let Exchange { alone, waiting, computing, network: Network { latency, bandwidth } } = exchange;
+    let of_rank = |&rank: &usize| computing[rank];
+    let [fastest, slowest] = [(0..computing.len()).min_by_key(of_rank), (0..computing.len()).max_by_key(of_rank)]
+        .map(Option::unwrap_or_default);
+    let ms = milliseconds;
+    [
+        format!(
+            "exchange           {:8.3} ms alone; the way back waits {:.3} ms for it: {:.0} % are hidden",
+            ms(*alone),
+            ms(*waiting),
+            100.0 * exchange.hidden()
+        ),
+        format!(
+            "computing          {:8.3} ms (rank {fastest}) to {:.3} ms (rank {slowest})",
+            ms(computing[fastest]),
+            ms(computing[slowest])
+        ),
+        format!(
+            "network            {:8.3} ms until a number is there, {:.2} Gbit/s from and to each rank",
+            ms(*latency),
+            8.0 * bandwidth / 1e9
+        ),
+    ]
+}
 
 fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3

@@ -15,6 +15,7 @@ mod eval;
 mod fill_mask;
 mod job;
 mod plot;
+mod ranks;
 mod stories;
 mod text;
 mod train;
