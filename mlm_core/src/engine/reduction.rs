@@ -20,8 +20,11 @@ use crate::error::Result;
 /// Numbers for each gradient, sent and received.
 pub(crate) const NUMBERS: usize = 2;
 
-/// So many gradients are worth exchanges of their own: 1 MB.
+/// So many gradients are worth exchanges of their own, 1 MB, if not more are for each rank to get a [slice](SLICE).
 const BUCKET: usize = 1 << 18;
+
+/// So many are worth a message: 64 kB.
+const SLICE: usize = 1 << 14;
 
 /// Slices end where a line of a cache does.
 const LINE: usize = 16;
@@ -100,6 +103,11 @@ impl Reduction {
         self.ranks.workers()
     }
 
+    /// How many gradients are worth exchanges of their own.
+    pub(crate) fn bucket(&self) -> usize {
+        BUCKET.max(SLICE * self.ranks.count())
+    }
+
     /// Before the way back.
     pub(crate) fn start(&mut self, gradients: usize) {
         // If the one before has ended early, so has the training.
@@ -110,7 +118,7 @@ impl Reduction {
     /// The sums of some gradients are there; those of all that lie behind them were there before.
     pub(crate) fn add(&mut self, range: Range<usize>, gradients: &mut [f32]) -> Result<()> {
         self.ready.start = range.start;
-        if self.ready.len() < BUCKET && self.ready.start > 0 {
+        if self.ready.len() < self.bucket() && self.ready.start > 0 {
             return Ok(());
         }
         let range = mem::replace(&mut self.ready, range.start..range.start);

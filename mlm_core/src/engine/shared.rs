@@ -3,10 +3,11 @@
 //! to add up at the end, and memory hardly grows with the threads; but they wait for each other at each block.
 
 use std::mem;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use smallvec::smallvec;
+use smallvec::{SmallVec, smallvec};
 
 use crate::engine::backward::Sums;
 use crate::engine::buffer::Buffer;
@@ -99,28 +100,28 @@ impl Store for Shared {
                 }
                 _ => threads.run(true, |nth, tools, work| work.back(nth, block, weights, tools)),
             }
-            let (range, (tokens, masked)) = (layers.range(block), threads.work.tokens());
-            for (nth_group, group) in groups.iter().enumerate() {
-                let sums = match reduction {
-                    Some(reduction) => reduction.sums(nth_group, gradients),
-                    None => &mut *gradients,
-                };
-                let (mut start, mut rest) = (range.start, &mut sums[range.clone()]);
-                let ends = layers.split(block, threads.work.threads(), tokens, masked);
-                let parts: Parts<_> = ends
-                    .map(|end| {
-                        let values = rest.split_off_mut(..end - start).expect("parts end one after the other");
-                        Mutex::new(Sums { start: mem::replace(&mut start, end), values })
-                    })
-                    .collect();
-                threads.run(true, |nth, tools, work| {
-                    work.gradients(group.clone(), block, weights, &mut lock(&parts[nth]), tools);
-                });
-            }
-            if let Some(reduction) = reduction {
-                let begun = Instant::now();
-                reduction.add(range, gradients)?;
-                threads.note_exchange(true, begun);
+            let (range, workers, (tokens, masked)) =
+                (layers.range(block), threads.work.threads(), threads.work.tokens());
+            // What is there of a large block goes to the other ranks while the rest of it is computed.
+            let pieces = reduction.as_ref().map_or(1, |reduction| (range.len() / reduction.bucket()).max(1));
+            let ends: SmallVec<[usize; 16]> = layers.split(block, pieces * workers, tokens, masked).collect();
+            for nth in (0..pieces).rev() {
+                let start = if nth == 0 { range.start } else { ends[nth * workers - 1] };
+                let ends = &ends[nth * workers..][..workers];
+                let piece = start..ends[workers - 1];
+                for (nth_group, group) in groups.iter().enumerate() {
+                    let sums = match reduction {
+                        Some(reduction) => reduction.sums(nth_group, gradients),
+                        None => &mut *gradients,
+                    };
+                    let sums = Sums { start, values: &mut sums[piece.clone()] };
+                    compute_gradients(threads, group, block, weights, sums, ends);
+                }
+                if let Some(reduction) = reduction {
+                    let begun = Instant::now();
+                    reduction.add(piece, gradients)?;
+                    threads.note_exchange(true, begun);
+                }
             }
         }
         let mut workers = threads.work.threads();
@@ -134,10 +135,13 @@ impl Store for Shared {
     }
 
     fn exchange(&mut self, gradients: &mut [f32]) -> Result<()> {
-        let Self { layers, reduction: Some(reduction), .. } = self else { return Ok(()) };
+        let Some(reduction) = &mut self.reduction else { return Ok(()) };
         reduction.start(gradients.len());
-        for block in Block::back(layers.layers.len()) {
-            reduction.add(layers.range(block), gradients)?;
+        let mut end = gradients.len();
+        while end > 0 {
+            let start = end.saturating_sub(reduction.bucket());
+            reduction.add(start..end, gradients)?;
+            end = start;
         }
         reduction.finish(gradients)
     }
@@ -161,4 +165,25 @@ impl Store for Shared {
     fn copy_to(&self, values: &mut [f32]) {
         values.copy_from_slice(&self.weights);
     }
+}
+
+/// Gradients of some of a block's weights, as sums over a group of workers: all threads compute them, each those up to one of
+/// these ends.
+fn compute_gradients(
+    threads: &mut Threads,
+    group: &Range<usize>,
+    block: Block,
+    weights: Weights<'_>,
+    Sums { mut start, values: mut rest }: Sums<'_>,
+    ends: &[usize],
+) {
+    let parts: Parts<_> = (ends.iter())
+        .map(|&end| {
+            let values = rest.split_off_mut(..end - start).expect("parts end one after the other");
+            Mutex::new(Sums { start: mem::replace(&mut start, end), values })
+        })
+        .collect();
+    threads.run(true, |nth, tools, work| {
+        work.gradients(group.clone(), block, weights, &mut lock(&parts[nth]), tools);
+    });
 }

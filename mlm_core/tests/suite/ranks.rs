@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use mlm_core::rand::Rng;
 use mlm_core::rand::rngs::StdRng;
@@ -166,7 +167,8 @@ fn ranks_learn_what_threads_do() {
     }
 }
 
-/// Of more than half a million parameters, so that threads share the weights and cut sequences.
+/// Of more than half a million parameters, so that threads share the weights and cut sequences; with so many words that their
+/// gradients come in pieces.
 #[test]
 fn ranks_of_a_large_model_learn_what_threads_do() {
     let mut rng = seeded(1);
@@ -177,12 +179,31 @@ fn ranks_of_a_large_model_learn_what_threads_do() {
         max_len: 90,
         hidden_dropout: 0.1,
         attention_dropout: 0.1,
-        ..ModelConfig::new(900)
+        ..ModelConfig::new(5000)
     };
     let params = Params::init(&config, &mut rng).unwrap();
-    assert!(params.len() > 500_000, "{} parameters", params.len());
     let batches: Vec<Batch> = (0..8).map(|_| ragged(&mut rng, &config, 5)).collect();
     check(&params, &batches, Precision::F32, &SHAPES);
+}
+
+#[test]
+fn an_engine_says_how_long_its_threads_wait_for_other_ranks() {
+    let mut rng = seeded(2);
+    let config = ModelConfig::new(200);
+    let params = Params::init(&config, &mut rng).unwrap();
+    let batches = [ragged(&mut rng, &config, 8)];
+    let exchange = |engine: &mut Engine| engine.take_times().into_iter().find(|time| time.operation == "exchange");
+    let waited = on_ranks(2, |communicator| {
+        let mut engine = Engine::with_communicator(&params, EngineConfig::default(), communicator).unwrap();
+        assert!(engine.time_exchange().unwrap() > Duration::ZERO);
+        assert_eq!(exchange(&mut engine).unwrap().backward, Duration::ZERO);
+        train(&mut engine, &batches);
+        exchange(&mut engine).unwrap()
+    });
+    assert!(waited.iter().all(|waited| waited.forward.min(waited.backward) > Duration::ZERO), "{waited:?}");
+    let mut alone = Engine::with_threads(&params, 2).unwrap();
+    train(&mut alone, &batches);
+    assert_eq!(exchange(&mut alone), None);
 }
 
 /// What each rank comes to: takes what one does, given its communicator.
