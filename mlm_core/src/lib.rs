@@ -97,7 +97,7 @@ pub use analysis::predict::{FilledMask, Prediction, fill_mask};
 pub use analysis::predictor::{LogProbabilities, Predictor};
 pub use analysis::scaling::PowerLaw;
 pub use engine::communicator::{Communicator, Exchange, Pending};
-pub use engine::{Engine, EngineConfig, OperationTime, Precision};
+pub use engine::{Engine, EngineConfig, Forecast, Network, OperationTime, Precision, StepTime};
 pub use error::{Error, Result};
 pub use figures::check::Check;
 pub use figures::figure::Figure;

@@ -148,20 +148,7 @@ impl Layers {
         /// Rows that stay together, those of tiles, and numbers of a line; the last ones of a matrix with those before them, as a
         /// single one would have [other bits](crate::engine::linear::backward_weight).
         const TOGETHER: usize = 16;
-        let of = |linear: &Linear, rows: usize| (linear.weight.clone(), linear.from, rows);
-        let matrices: SmallVec<[_; 6]> = match block {
-            Block::Embeddings => smallvec![of(&self.decoder, masked)],
-            Block::Layer(nth) => {
-                let Layer { query, key_value: [key, value], attention_output, intermediate, output, .. } =
-                    &self.layers[nth];
-                let asked = if nth + 1 == self.layers.len() { masked } else { tokens };
-                let attention = [of(query, asked), of(key, tokens), of(value, tokens), of(attention_output, asked)];
-                attention.into_iter().chain([of(intermediate, asked), of(output, asked)]).collect()
-            }
-            Block::Head => smallvec![of(&self.transform, masked), (self.decoder.bias.clone(), 1, masked)],
-        };
-        let end = self.range(block).end;
-        let products = |(matrix, _, rows): &(Range<usize>, usize, usize)| matrix.len() as u64 * *rows as u64;
+        let (end, matrices) = (self.range(block).end, self.matrices(block, tokens, masked));
         let all: u64 = matrices.iter().map(products).sum();
         (1..=threads as u64).map(move |nth| {
             let mut before = all * nth / threads as u64;
@@ -175,6 +162,28 @@ impl Layers {
             }
             end
         })
+    }
+
+    /// How many products the gradients of a block's weights take.
+    pub(crate) fn products(&self, block: Block, tokens: usize, masked: usize) -> u64 {
+        self.matrices(block, tokens, masked).iter().map(products).sum()
+    }
+
+    /// Where a block's matrices lie whose gradients are products, how many columns each has, and how many rows of the batch it is
+    /// applied to.
+    fn matrices(&self, block: Block, tokens: usize, masked: usize) -> SmallVec<[(Range<usize>, usize, usize); 6]> {
+        let of = |linear: &Linear, rows: usize| (linear.weight.clone(), linear.from, rows);
+        match block {
+            Block::Embeddings => smallvec![of(&self.decoder, masked)],
+            Block::Layer(nth) => {
+                let Layer { query, key_value: [key, value], attention_output, intermediate, output, .. } =
+                    &self.layers[nth];
+                let asked = if nth + 1 == self.layers.len() { masked } else { tokens };
+                let attention = [of(query, asked), of(key, tokens), of(value, tokens), of(attention_output, asked)];
+                attention.into_iter().chain([of(intermediate, asked), of(output, asked)]).collect()
+            }
+            Block::Head => smallvec![of(&self.transform, masked), (self.decoder.bias.clone(), 1, masked)],
+        }
     }
 
     /// The panels of all matrices' copies for the products, to be filled when the weights have changed.
@@ -192,6 +201,10 @@ impl Layers {
             linear.packed.panels(matrix, precision)
         })
     }
+}
+
+fn products((matrix, _, rows): &(Range<usize>, usize, usize)) -> u64 {
+    matrix.len() as u64 * *rows as u64
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //! pass, backward, pool, ranks, tree -> threads -> joined (keys of several)
 //! threads, reduction -> store (of weights): shared or, with owned and mail, copies
 //! store -> Engine
+//! layers, reduction, shared -> forecast (of several machines)
 //! ```
 
 mod activations;
@@ -23,6 +24,7 @@ mod copies;
 mod dropout;
 mod embeddings;
 mod factors;
+mod forecast;
 mod gelu;
 mod gemm;
 mod joined;
@@ -50,6 +52,7 @@ mod slopes;
 
 pub use crate::engine::clock::OperationTime;
 pub use crate::engine::config::{EngineConfig, Precision};
+pub use crate::engine::forecast::{Forecast, Network, StepTime};
 
 use std::fmt;
 use std::mem;

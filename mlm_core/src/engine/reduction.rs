@@ -105,7 +105,7 @@ impl Reduction {
 
     /// How many gradients are worth exchanges of their own.
     pub(crate) fn bucket(&self) -> usize {
-        BUCKET.max(SLICE * self.ranks.count())
+        bucket(self.ranks.count())
     }
 
     /// Before the way back.
@@ -221,6 +221,11 @@ impl Reduction {
         self.spare.push(exchange);
         Ok(())
     }
+}
+
+/// How many gradients are worth exchanges of their own between so many ranks.
+pub(crate) fn bucket(ranks: usize) -> usize {
+    BUCKET.max(SLICE * ranks)
 }
 
 /// The slice of a bucket that a rank adds up.

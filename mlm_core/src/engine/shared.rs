@@ -103,7 +103,7 @@ impl Store for Shared {
             let (range, workers, (tokens, masked)) =
                 (layers.range(block), threads.work.threads(), threads.work.tokens());
             // What is there of a large block goes to the other ranks while the rest of it is computed.
-            let pieces = reduction.as_ref().map_or(1, |reduction| (range.len() / reduction.bucket()).max(1));
+            let pieces = reduction.as_ref().map_or(1, |reduction| pieces(range.len(), reduction.bucket()));
             let ends: SmallVec<[usize; 16]> = layers.split(block, pieces * workers, tokens, masked).collect();
             for nth in (0..pieces).rev() {
                 let start = if nth == 0 { range.start } else { ends[nth * workers - 1] };
@@ -165,6 +165,11 @@ impl Store for Shared {
     fn copy_to(&self, values: &mut [f32]) {
         values.copy_from_slice(&self.weights);
     }
+}
+
+/// In how many pieces a block's gradients come, of which each is worth an exchange.
+pub(crate) fn pieces(gradients: usize, bucket: usize) -> usize {
+    (gradients / bucket).max(1)
 }
 
 /// Gradients of some of a block's weights, as sums over a group of workers: all threads compute them, each those up to one of

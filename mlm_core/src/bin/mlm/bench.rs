@@ -14,7 +14,8 @@ use serde_json::json;
 use crate::Failure;
 use crate::arguments::{Compute, Shape};
 use crate::job::Job;
-use crate::ranks::{Exchange, Network, of_ranks};
+use crate::machines::Machines;
+use crate::ranks::{Exchange, of_ranks};
 
 /// Measure a full training step (mask draw, forward, backward, clipping, AdamW) on full-length random sequences.
 #[derive(Args)]
@@ -39,6 +40,8 @@ pub(crate) struct Bench {
     /// What the engine rounds the factors of its large products to
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     precision: Precision,
+    #[command(flatten)]
+    machines: Machines,
     /// Print one JSON object as the last line
     #[arg(long)]
     json: bool,
@@ -76,6 +79,10 @@ impl Bench {
     /// What was measured, as text.
     pub(crate) fn run(&self, job: &Job) -> Result<String, Failure> {
         let back_end = self.compute.back_end(job)?;
+        if self.machines.are_asked_for() && !matches!(back_end, BackEnd::Engine(_)) {
+            let (expected, actual) = ("one process with an engine".to_owned(), "another".to_owned());
+            return Err(Error::Argument { argument: "machines", expected, actual }.into());
+        }
         let (threads, ranks) = match &back_end {
             BackEnd::Engine(how) => (how.threads, 1),
             BackEnd::Ranks(how, communicator) => (how.threads, communicator.ranks()),
@@ -112,6 +119,7 @@ impl Bench {
                 (self.steps(&mut reference, &sequences, self.steps)?, Vec::new())
             }
         };
+        let forecast = self.forecast(&params, &steps, &operations, threads)?;
         let step = steps.median();
         let useful = self.operations(steps.masked as f64 / self.steps as f64);
         let (gflops, mut sgemm) = (useful / step.as_secs_f64() / 1e9, sgemm_gflops(threads));
@@ -143,6 +151,9 @@ impl Bench {
                 outcome["latency_us"] = json!(1e3 * milliseconds(*latency));
                 outcome["bytes_per_second"] = json!(bandwidth);
             }
+            if let Some(forecast) = forecast {
+                outcome["forecast"] = self.machines.json(&forecast);
+            }
             return Ok(format!("{outcome}\n"));
         }
         let of_ranks = if ranks > 1 { format!("ranks: {ranks}, ") } else { String::new() };
@@ -165,7 +176,30 @@ impl Bench {
             let [forward, backward] = [forward, backward].map(milliseconds);
             lines.push(format!("  {name:16} {forward:8.3} {backward:8.3} {:4.0} %", 100.0 * share));
         }
+        lines.extend(forecast.iter().flat_map(|forecast| self.machines.table(forecast, self.batch_size)));
         Ok(lines.join("\n") + "\n")
+    }
+
+    /// What the step would take on the machines that are asked for, if any are.
+    fn forecast(
+        &self,
+        params: &Params,
+        steps: &Steps,
+        operations: &[OperationTime],
+        threads: usize,
+    ) -> Result<Option<Forecast>> {
+        if !self.machines.are_asked_for() {
+            return Ok(None);
+        }
+        let of_operation = |name| operations.iter().find(|time| time.operation == name).map(|time| time.forward);
+        let packing = of_operation("packing").unwrap_or_default().div_f64((threads * self.steps) as f64);
+        let time = StepTime {
+            forward: steps.mean(0, 2).saturating_sub(packing),
+            backward: steps.mean(2, 3),
+            weights: packing + steps.mean(3, 5),
+        };
+        let (tokens, masked) = (self.batch_size * self.seq_len, steps.masked / self.steps);
+        Ok(Some(Forecast::new(params, tokens, masked, time)?))
     }
 
     fn warm_up(&self) -> usize {

@@ -14,6 +14,7 @@ mod bench;
 mod eval;
 mod fill_mask;
 mod job;
+mod machines;
 mod plot;
 mod ranks;
 mod stories;

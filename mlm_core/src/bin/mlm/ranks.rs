@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlm_core::{Communicator, Engine, OperationTime};
+use mlm_core::{Communicator, Engine, Network, OperationTime};
 
 use crate::Failure;
 
@@ -15,16 +15,8 @@ pub(crate) struct Exchange {
     pub(crate) waiting: Duration,
     /// For each rank, the time of a step on average in which it did not wait for the others.
     pub(crate) computing: Vec<Duration>,
+    /// What is between the ranks, as an exchange between all of them sees it.
     pub(crate) network: Network,
-}
-
-/// What is between the ranks, as an exchange between all of them sees it.
-#[derive(Clone, Copy)]
-pub(crate) struct Network {
-    /// Until a number is there.
-    pub(crate) latency: Duration,
-    /// Bytes a second that each rank sends, while it receives as many.
-    pub(crate) bandwidth: f64,
 }
 
 impl Exchange {
@@ -44,7 +36,7 @@ impl Exchange {
         let computing = of_ranks(communicator, step.saturating_sub(forward + waiting).as_secs_f64())?;
         let computing = computing.into_iter().map(Duration::from_secs_f64).collect();
         let alone = median((0..TIMES).map(|_| engine.time_exchange()))?;
-        Ok(Self { alone, waiting, computing, network: Network::measure(communicator)? })
+        Ok(Self { alone, waiting, computing, network: network(communicator)? })
     }
 
     /// How much of what it takes alone went on while something was computed.
@@ -53,17 +45,15 @@ impl Exchange {
     }
 }
 
-impl Network {
-    fn measure(communicator: &Arc<dyn Communicator>) -> Result<Self, Failure> {
-        /// Numbers that each rank sends: 8 MB.
-        const NUMBERS: usize = 1 << 21;
-        let others = communicator.ranks() - 1;
-        let numbers = NUMBERS / others;
-        let latency = median((0..201).map(|_| communicator.time(1)))?;
-        let all = median((0..11).map(|_| communicator.time(numbers)))?;
-        let bandwidth = (size_of::<f32>() * numbers * others) as f64 / all.saturating_sub(latency).as_secs_f64();
-        Ok(Self { latency, bandwidth })
-    }
+fn network(communicator: &Arc<dyn Communicator>) -> Result<Network, Failure> {
+    /// Numbers that each rank sends: 8 MB.
+    const NUMBERS: usize = 1 << 21;
+    let others = communicator.ranks() - 1;
+    let numbers = NUMBERS / others;
+    let latency = median((0..201).map(|_| communicator.time(1)))?;
+    let all = median((0..11).map(|_| communicator.time(numbers)))?;
+    let bandwidth = (size_of::<f32>() * numbers * others) as f64 / all.saturating_sub(latency).as_secs_f64();
+    Ok(Network { latency, bandwidth })
 }
 
 /// A number of each rank, in their order; takes this one's.
