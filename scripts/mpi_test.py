@@ -1,5 +1,6 @@
 """Trainings of several processes, with each MPI that `scripts/mpi` has installed. `scripts/test` runs it."""
 
+import contextlib
 import filecmp
 import os
 import pathlib
@@ -11,6 +12,7 @@ import time
 import pytest
 
 from conftest import ROOT
+from hosts import two_hosts
 
 # In a container a test may be root's, which Open MPI refuses; nor does it start more processes than there are cores.
 ENVIRONMENT = {
@@ -85,3 +87,17 @@ def test_ranks_with_other_options_are_refused_by_the_first_one(mpi, tmp_path):
     assert "rank 1 on " in said
     assert '--lr "2e-3" where it was "1e-3"' in said
     assert not (tmp_path / "run").exists()
+
+
+def test_two_machines_have_the_bits_of_one(mpi, tmp_path):
+    options = [*LAB, "--epochs", "2"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run(train(mpi, 1, 2, one, *options)).returncode == 0
+    with contextlib.ExitStack() as stack:
+        try:
+            hosts = stack.enter_context(two_hosts(tmp_path))
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no namespaces to make two machines of: {error}")
+        done = run([*hosts.mpirun(mpi), *train(mpi, 1, 1, two, *options)])
+    assert done.returncode == 0, done.stderr
+    assert same_models(one, two)

@@ -1,0 +1,79 @@
+"""Two machines that are none: network namespaces of this one, with a link between them. Takes Linux, root and iproute2."""
+
+import contextlib
+import pathlib
+import subprocess
+from collections.abc import Iterator
+
+ADDRESSES = ["10.77.0.1", "10.77.0.2"]
+# mpirun starts a process on a machine as ssh would: options, the machine, a command.
+AGENT = """#!/bin/sh
+while [ "${1#-}" != "$1" ]; do shift; done
+machine=$1
+shift
+exec nsenter --target "$(cat "$(dirname "$0")/$machine")" --net --uts sh -c "$*"
+"""
+
+
+class Hosts:
+    """Where they are: `folder` holds what mpirun needs."""
+
+    def __init__(self, folder: pathlib.Path, processes: list[int]) -> None:
+        self.folder = folder
+        self.processes = processes
+
+    def enter(self, nth: int) -> list[str]:
+        """What stands before a command on one of them."""
+        return ["nsenter", "--target", str(self.processes[nth]), "--net", "--uts"]
+
+    def mpirun(self, mpi: pathlib.Path) -> list[str]:
+        """The mpirun of an MPI, Open MPI or MPICH, with a process on each."""
+        if (mpi / "prterun").exists():
+            where = ["--hostfile", f"{self.folder}/hosts", "--prtemca", "plm_ssh_agent", f"{self.folder}/agent", "--bind-to", "none"]
+        else:
+            where = ["-hosts", ",".join(ADDRESSES), "-launcher", "ssh", "-launcher-exec", f"{self.folder}/agent"]
+        return [*self.enter(0), str(mpi / "mpirun"), *where, "-n", str(len(self.processes))]
+
+    def limit(self, mbits: float) -> None:
+        """From now on the link takes so many megabits a second, each way."""
+        for nth in range(len(self.processes)):
+            shape = ["tc", "qdisc", "replace", "dev", f"link{nth}", "root", "tbf", "rate", f"{mbits}mbit", "burst", "70kb", "limit", "64mb"]
+            run(*self.enter(nth), *shape)
+
+    def cut(self) -> None:
+        """From now on the link takes nothing."""
+        run(*self.enter(1), "ip", "link", "set", "link1", "down")
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def two_hosts(folder: pathlib.Path) -> Iterator[Hosts]:
+    """The two, while it is entered.
+
+    Raises an OSError or a CalledProcessError where the system does not let them be made.
+    """
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for nth, address in enumerate(ADDRESSES):
+            # It says that its namespaces are there.
+            command = ["unshare", "--net", "--uts", "sh", "-c", f"hostname host{nth} && echo && exec sleep infinity"]
+            host = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+            stack.callback(host.kill)
+            assert host.stdout
+            if not host.stdout.readline():
+                raise PermissionError("no namespaces can be made here")
+            processes.append(host.pid)
+            (folder / address).write_text(str(host.pid))
+        first, second = (str(process) for process in processes)
+        run("ip", "link", "add", "link0", "netns", first, "type", "veth", "peer", "name", "link1", "netns", second)
+        hosts = Hosts(folder, processes)
+        for nth, address in enumerate(ADDRESSES):
+            for words in [f"addr add {address}/24 dev link{nth}", f"link set link{nth} up", "link set lo up"]:
+                run(*hosts.enter(nth), "ip", *words.split())
+        (folder / "hosts").write_text("".join(f"{address} slots=1\n" for address in ADDRESSES))
+        (folder / "agent").write_text(AGENT)
+        (folder / "agent").chmod(0o755)
+        yield hosts
