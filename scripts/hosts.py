@@ -40,10 +40,6 @@ class Hosts:
             shape = ["tc", "qdisc", "replace", "dev", f"link{nth}", "root", "tbf", "rate", f"{mbits}mbit", "burst", "70kb", "limit", "64mb"]
             run(*self.enter(nth), *shape)
 
-    def cut(self) -> None:
-        """From now on the link takes nothing."""
-        run(*self.enter(1), "ip", "link", "set", "link1", "down")
-
 
 def run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
