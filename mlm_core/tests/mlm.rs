@@ -459,6 +459,25 @@ fn bench_ends_with_one_json_object() {
 }
 
 #[test]
+fn bench_forecasts_a_step_on_several_machines() {
+    let machines = ["--threads", "1", "--machines", "2,64", "--gbits", "0.1"];
+    let outcome = json(&mlm(&[SMALL.as_slice(), &machines, &["--json"]].concat()));
+    let [two, many] = outcome["forecast"].as_array().unwrap().as_slice() else { panic!("{outcome}") };
+    assert_eq!((two["machines"].as_u64(), many["machines"].as_u64()), (Some(2), Some(64)));
+    for (row, batch) in [(two, "same"), (two, "growing"), (many, "same"), (many, "growing")] {
+        let [step, efficiency] =
+            ["ms", "efficiency"].map(|what| row[format!("{batch}_batch_{what}")].as_f64().unwrap());
+        assert!(step > 0.0 && efficiency > 0.0 && efficiency < 1.0, "{outcome}");
+    }
+    let text = String::from_utf8(mlm(&[SMALL.as_slice(), &machines].concat()).stdout).unwrap();
+    assert!(text.contains("forecast for machines like this one, 0.1 Gbit/s, 50 us"), "{text}");
+    assert_eq!(mlm(&["bench", "--machines", "0"]).status.code(), Some(2));
+    assert_eq!(mlm(&["bench", "--machines", "2", "--gbits", "0"]).status.code(), Some(2));
+    let said = stderr(&mlm(&["bench", "--machines", "2", "--backend", "reference"]));
+    assert!(said.contains("machines") && said.contains("one process with an engine"), "{said}");
+}
+
+#[test]
 fn bench_shows_where_the_time_goes() {
     let output = mlm(&SMALL);
     let text = String::from_utf8(output.stdout).unwrap();

@@ -94,7 +94,7 @@ impl dyn Communicator + '_ {
     /// How long an exchange takes in which each rank has so many numbers for each other one. All call it.
     ///
     /// # Errors
-    /// As [`Self::tell`].
+    /// When the connection fails, or another rank does not take part in it.
     pub fn time(&self, numbers: usize) -> Result<Duration> {
         // They begin together.
         self.gather(vec![0.0], |_| 1, PATIENCE)?;

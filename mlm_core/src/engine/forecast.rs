@@ -70,6 +70,11 @@ struct Work {
     gradients: f64,
 }
 
+/// The longest there is, for more seconds than it has.
+fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
 impl Forecast {
     /// For a model, from a step with so many tokens and masked ones among them.
     ///
@@ -100,7 +105,7 @@ impl Forecast {
         let StepTime { forward, backward, weights } = self.time;
         let [forward, backward] = [forward, backward].map(|time| share * time.as_secs_f64());
         if machines <= 1 {
-            return Duration::from_secs_f64(forward + backward) + weights;
+            return duration(forward + backward).saturating_add(weights);
         }
         let transfer = |gradients: usize| {
             let messages = (machines - 1) as f64;
@@ -127,7 +132,7 @@ impl Forecast {
         if let Some(last) = before {
             send_totals(&mut now, &mut line, last);
         }
-        Duration::from_secs_f64(now.max(line)) + weights
+        duration(now.max(line)).saturating_add(weights)
     }
 
     /// The gradients that are exchanged together, as they come, and how much of the way back they take.
@@ -137,7 +142,8 @@ impl Forecast {
             let parts = shared::pieces(count, least);
             for nth in 0..parts {
                 let through = if nth == 0 { through } else { 0.0 };
-                pieces.push((count / parts, through + gradients / parts as f64));
+                let piece = count * (nth + 1) / parts - count * nth / parts;
+                pieces.push((piece, through + gradients / parts as f64));
             }
         }
         let mut buckets = Vec::new();
@@ -152,5 +158,59 @@ impl Forecast {
             }
         }
         buckets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::ModelConfig;
+
+    const TIME: StepTime = StepTime {
+        forward: Duration::from_millis(80),
+        backward: Duration::from_millis(160),
+        weights: Duration::from_millis(7),
+    };
+
+    fn forecasts() -> [(usize, Forecast); 2] {
+        let large = ModelConfig { d_model: 256, d_ff: 1024, ..ModelConfig::new(8000) };
+        [ModelConfig::new(1000), large].map(|config| {
+            let params = Params::zeros(&config).unwrap();
+            (params.len(), Forecast::new(&params, 2048, 300, TIME).unwrap())
+        })
+    }
+
+    #[test]
+    fn every_gradient_is_exchanged_and_all_of_the_way_back_counted() {
+        for (parameters, forecast) in forecasts() {
+            for machines in [2, 7, 1000] {
+                let buckets = forecast.buckets(reduction::bucket(machines));
+                assert_eq!(buckets.iter().map(|bucket| bucket.0).sum::<usize>(), parameters);
+                let computing: f64 = buckets.iter().map(|bucket| bucket.1).sum();
+                assert!((computing - 1.0).abs() < 1e-9, "{computing}");
+                assert_eq!(buckets.len() > 2, forecast.is_large && machines < 100, "{buckets:?}");
+            }
+        }
+    }
+
+    /// What one machine computes, or what the network takes, whichever it is that nothing else hides.
+    #[test]
+    fn a_step_takes_what_it_waits_for() {
+        let network = |bandwidth| Network { latency: Duration::from_micros(20), bandwidth };
+        for (parameters, forecast) in forecasts() {
+            assert_eq!(forecast.step(1, 1.0, network(1e9)), Duration::from_millis(247));
+            for machines in [2, 8, 32] {
+                let share = 1.0 / machines as f64;
+                let fast = forecast.step(machines, share, network(1e15)).as_secs_f64();
+                let computed = 0.240 * share + 0.007 + 2e-9 * parameters as f64;
+                assert!((computed..computed + 0.01).contains(&fast), "{machines}: {fast} where it computes {computed}");
+                let slow = forecast.step(machines, share, network(1e6)).as_secs_f64();
+                let sent = 8e-6 * parameters as f64 * (1.0 - share);
+                assert!((sent..1.02 * sent + computed).contains(&slow), "{machines}: {slow} where it sends {sent}");
+                let growing = forecast.step(machines, 1.0, network(1e8)).as_secs_f64();
+                assert!(growing > 0.247 && growing < 0.247 + 8e-8 * parameters as f64 + 0.02, "{machines}: {growing}");
+            }
+            assert_eq!(forecast.step(2, f64::NAN, network(1e9)), Duration::MAX);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What a step would take on several machines like this one: takes a forecast, gives the table of `mlm bench --machines`.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use clap::Args;
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 pub(crate) struct Machines {
     /// Forecast the step on so many machines like this one, each with one process
     #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
-    machines: Vec<usize>,
+    machines: Vec<NonZeroUsize>,
     /// Gbit/s from and to each of them
     #[arg(long, default_value_t = 10.0, requires = "machines", value_parser = positive)]
     gbits: f64,
@@ -37,7 +38,8 @@ impl Machines {
         let network =
             Network { latency: Duration::from_secs_f64(self.latency_us / 1e6), bandwidth: self.gbits * 1e9 / 8.0 };
         let one = forecast.step(1, 1.0, network);
-        self.machines.iter().map(move |&machines| {
+        self.machines.iter().map(move |machines| {
+            let machines = machines.get();
             let same = forecast.step(machines, 1.0 / machines as f64, network);
             let growing = forecast.step(machines, 1.0, network);
             let efficiency = one.div_duration_f64(same) / machines as f64;
