@@ -80,7 +80,8 @@ impl Bench {
     pub(crate) fn run(&self, job: &Job) -> Result<String, Failure> {
         let back_end = self.compute.back_end(job)?;
         if self.machines.are_asked_for() && !matches!(back_end, BackEnd::Engine(_)) {
-            let (expected, actual) = ("one process with an engine".to_owned(), "another".to_owned());
+            let expected = "one process with an engine".to_owned();
+            let actual = if job.communicator().is_some() { "several processes" } else { "the reference" }.to_owned();
             return Err(Error::Argument { argument: "machines", expected, actual }.into());
         }
         let (threads, ranks) = match &back_end {
