@@ -5,6 +5,8 @@ import pathlib
 import subprocess
 from collections.abc import Iterator
 
+# In a container one may be root, who may not start Open MPI unless these are set.
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 ADDRESSES = ["10.77.0.1", "10.77.0.2"]
 # mpirun starts a process on a machine as ssh would: options, the machine, a command.
 AGENT = """#!/bin/sh

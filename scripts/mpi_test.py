@@ -12,13 +12,12 @@ import time
 import pytest
 
 from conftest import ROOT
-from hosts import two_hosts
+from hosts import AS_ROOT, two_hosts
 
-# In a container a test may be root's, which Open MPI refuses; nor does it start more processes than there are cores.
+# Open MPI starts no more processes than there are cores unless it is told to.
 ENVIRONMENT = {
     **os.environ,
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    **AS_ROOT,
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     "PRTE_MCA_hwloc_default_binding_policy": "none",
 }

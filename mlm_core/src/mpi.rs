@@ -30,7 +30,7 @@ pub struct Mpi {
 /// MPI is called by one thread at a time.
 static CALLS: Mutex<()> = Mutex::new(());
 
-/// The caller sleeps so long between two calls. On two machines of 2 cores (network namespaces), 5.3 million parameters, a call
+/// The caller sleeps so long between two calls. On two machines of one core (network namespaces), 5.3 million parameters, a call
 /// every 50 us made what was computed meanwhile slower by 17 %, one a millisecond by 5 %, and hid as much of the exchange.
 const BETWEEN_CALLS: Duration = Duration::from_millis(1);
 

@@ -136,12 +136,12 @@ impl Layers {
         }
     }
 
-    /// Cuts the weights of a block into parts for threads, between rows of its matrices: gives the end of each part. What their
+    /// Cuts the weights of a block into so many parts, between rows of its matrices: gives the end of each part. What their
     /// gradients take, products for each row of the batch that a matrix is applied to, is about as much for each part.
     pub(crate) fn split(
         &self,
         block: Block,
-        threads: usize,
+        parts: usize,
         tokens: usize,
         masked: usize,
     ) -> impl Iterator<Item = usize> {
@@ -150,8 +150,8 @@ impl Layers {
         const TOGETHER: usize = 16;
         let (end, matrices) = (self.range(block).end, self.matrices(block, tokens, masked));
         let all: u64 = matrices.iter().map(products).sum();
-        (1..=threads as u64).map(move |nth| {
-            let mut before = all * nth / threads as u64;
+        (1..=parts as u64).map(move |nth| {
+            let mut before = all * nth / parts as u64;
             for matrix @ (numbers, columns, rows) in &matrices {
                 if before < products(matrix) {
                     let together = TOGETHER * columns;

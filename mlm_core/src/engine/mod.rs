@@ -257,7 +257,8 @@ impl Engine {
     /// # Errors
     /// When another rank does not take part in it.
     pub fn time_exchange(&mut self) -> Result<Duration> {
-        let mut gradients = vec![0.0; self.table.parameters()];
+        // Any number but 0, which the system would not give memory for before the exchange asks for it.
+        let mut gradients = vec![1.0; self.table.parameters()];
         let State { threads, store, .. } = &mut *lock(&self.state);
         if let Some(ranks) = &threads.ranks {
             ranks.agree(Vec::new(), |_| 0)?;
@@ -349,7 +350,9 @@ impl Encoder for Engine {
             let [high, low] = halves(log_probability);
             [high, low, f32::from_bits(best)]
         });
+        let begun = Instant::now();
         let gathered = ranks.agree(numbers.collect(), |rank| NUMBERS * work.masked_of(&ranks.workers_of(rank)))?;
+        state.threads.note_exchange(false, begun);
         let scores = gathered
             .as_chunks::<NUMBERS>()
             .0

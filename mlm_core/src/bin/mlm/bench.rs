@@ -13,9 +13,9 @@ use serde_json::json;
 
 use crate::Failure;
 use crate::arguments::{Compute, Shape};
-use crate::job::Job;
+use crate::job::{Job, of_ranks};
 use crate::machines::Machines;
-use crate::ranks::{Exchange, of_ranks};
+use crate::ranks::Exchange;
 
 /// Measure a full training step (mask draw, forward, backward, clipping, AdamW) on full-length random sequences.
 #[derive(Args)]
@@ -144,13 +144,7 @@ impl Bench {
                 "peak_rss_mb": peak_rss_mb(),
             });
             if let Some(exchange) = exchange {
-                let Exchange { alone, waiting, computing, network: Network { latency, bandwidth } } = &exchange;
-                outcome["exchange_alone_ms"] = json!(milliseconds(*alone));
-                outcome["exchange_waiting_ms"] = json!(milliseconds(*waiting));
-                outcome["exchange_hidden"] = json!(exchange.hidden());
-                outcome["computing_ms"] = computing.iter().map(|&time| json!(milliseconds(time))).collect();
-                outcome["latency_us"] = json!(1e3 * milliseconds(*latency));
-                outcome["bytes_per_second"] = json!(bandwidth);
+                outcome["exchange"] = exchange.json();
             }
             if let Some(forecast) = forecast {
                 outcome["forecast"] = self.machines.json(&forecast);
@@ -169,7 +163,7 @@ impl Bench {
             format!("products of 1024^3 {sgemm:8.1} GFLOP/s, of which a step reaches {:.0} %", 100.0 * gflops / sgemm),
         ];
         lines.extend(peak_rss_mb().map(|memory| format!("peak memory        {memory:8.1} MB")));
-        lines.extend(exchange.iter().flat_map(describe));
+        lines.extend(exchange.iter().flat_map(Exchange::table));
         lines.push("\nms a step on average".to_owned());
         lines.push(format!("  {:16} {:>8} {:>8}", "", "forward", "backward"));
         for (name, forward, backward) in self.table(&steps, &operations, threads) {
@@ -297,34 +291,7 @@ impl Bench {
 
 const SPECIAL: SpecialIds = SpecialIds { pad: 0, unk: 1, cls: 2, sep: 3, mask: 4 };
 
-/// What a step on several ranks costs beside what is computed.
-fn describe(exchange: &Exchange) -> [String; 3] {
-    let Exchange { alone, waiting, computing, network: Network { latency, bandwidth } } = exchange;
-    let of_rank = |&rank: &usize| computing[rank];
-    let [fastest, slowest] = [(0..computing.len()).min_by_key(of_rank), (0..computing.len()).max_by_key(of_rank)]
-        .map(Option::unwrap_or_default);
-    let ms = milliseconds;
-    [
-        format!(
-            "exchange           {:8.3} ms alone; the way back waits {:.3} ms for it: {:.0} % are hidden",
-            ms(*alone),
-            ms(*waiting),
-            100.0 * exchange.hidden()
-        ),
-        format!(
-            "computing          {:8.3} ms (rank {fastest}) to {:.3} ms (rank {slowest})",
-            ms(computing[fastest]),
-            ms(computing[slowest])
-        ),
-        format!(
-            "network            {:8.3} ms until a number is there, {:.2} Gbit/s from and to each rank",
-            ms(*latency),
-            8.0 * bandwidth / 1e9
-        ),
-    ]
-}
-
-fn milliseconds(time: Duration) -> f64 {
+pub(crate) fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 

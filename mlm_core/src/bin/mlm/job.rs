@@ -63,8 +63,7 @@ impl Job {
         let places = communicator.tell(place.as_bytes())?;
         let sharing = places.iter().filter(|other| *other == place.as_bytes()).count();
         let own = (cores / sharing).max(1);
-        let least = communicator.tell(&own.to_le_bytes())?.into_iter();
-        let least = least.filter_map(|bytes| bytes.try_into().ok()).map(usize::from_le_bytes).min().unwrap_or(own);
+        let least = of_ranks(communicator, own as f64)?.into_iter().fold(own as f64, f64::min) as usize;
         let threads = asked.unwrap_or(least);
         note(&format!("ranks: {}, threads of each: {threads}", communicator.ranks()));
         if threads > least {
@@ -97,6 +96,12 @@ impl Job {
         let status = end(outcome);
         if is_common { status } else { communicator.abort(1) }
     }
+}
+
+/// A number of each rank, in their order; takes this one's.
+pub(crate) fn of_ranks(communicator: &Arc<dyn Communicator>, own: f64) -> Result<Vec<f64>, Failure> {
+    let said = communicator.tell(&own.to_le_bytes())?;
+    Ok(said.into_iter().filter_map(|bytes| bytes.try_into().ok()).map(f64::from_le_bytes).collect())
 }
 
 #[cfg(feature = "mpi")]

@@ -7,6 +7,8 @@ use clap::Args;
 use mlm_core::*;
 use serde_json::{Value, json};
 
+use crate::bench::milliseconds;
+
 /// On which machines.
 #[derive(Args)]
 pub(crate) struct Machines {
@@ -56,7 +58,7 @@ impl Machines {
         ];
         lines.extend(self.rows(forecast).map(|Row { machines, same, growing }| {
             let [same, growing] = [same, growing]
-                .map(|(step, efficiency)| format!("{:>10.3} {:>8.0} %", 1e3 * step.as_secs_f64(), 100.0 * efficiency));
+                .map(|(step, efficiency)| format!("{:>10.3} {:>8.0} %", milliseconds(step), 100.0 * efficiency));
             format!("  {machines:>8}  {same}  {growing}")
         }));
         lines
@@ -64,7 +66,6 @@ impl Machines {
 
     /// The forecast as JSON.
     pub(crate) fn json(&self, forecast: &Forecast) -> Value {
-        let milliseconds = |step: Duration| 1e3 * step.as_secs_f64();
         let rows = self.rows(forecast).map(|Row { machines, same, growing }| {
             json!({
                 "machines": machines,

@@ -4,19 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlm_core::{Communicator, Engine, Network, OperationTime};
+use serde_json::{Value, json};
 
 use crate::Failure;
+use crate::bench::milliseconds;
+use crate::job::of_ranks;
 
 /// What ranks told each other in steps, and what is between them.
 pub(crate) struct Exchange {
     /// What the gradients of a step take where nothing is computed meanwhile.
-    pub(crate) alone: Duration,
+    alone: Duration,
     /// In a step on average, the time on the way back in which nothing was computed because of it.
-    pub(crate) waiting: Duration,
+    waiting: Duration,
     /// For each rank, the time of a step on average in which it did not wait for the others.
-    pub(crate) computing: Vec<Duration>,
+    computing: Vec<Duration>,
     /// What is between the ranks, as an exchange between all of them sees it.
-    pub(crate) network: Network,
+    network: Network,
 }
 
 impl Exchange {
@@ -40,8 +43,48 @@ impl Exchange {
     }
 
     /// How much of what it takes alone went on while something was computed.
-    pub(crate) fn hidden(&self) -> f64 {
+    fn hidden(&self) -> f64 {
         1.0 - self.waiting.min(self.alone).div_duration_f64(self.alone)
+    }
+
+    /// It as lines.
+    pub(crate) fn table(&self) -> Vec<String> {
+        let Self { alone, waiting, computing, network: Network { latency, bandwidth } } = self;
+        let of_rank = |&rank: &usize| computing[rank];
+        let [fastest, slowest] = [(0..computing.len()).min_by_key(of_rank), (0..computing.len()).max_by_key(of_rank)]
+            .map(Option::unwrap_or_default);
+        let ms = |time: &Duration| milliseconds(*time);
+        vec![
+            format!(
+                "exchange           {:8.3} ms alone; the way back waits {:.3} ms for it: {:.0} % are hidden",
+                ms(alone),
+                ms(waiting),
+                100.0 * self.hidden()
+            ),
+            format!(
+                "computing          {:8.3} ms (rank {fastest}) to {:.3} ms (rank {slowest})",
+                ms(&computing[fastest]),
+                ms(&computing[slowest])
+            ),
+            format!(
+                "network            {:8.3} ms until a number is there, {:.2} Gbit/s from and to each rank",
+                ms(latency),
+                8.0 * bandwidth / 1e9
+            ),
+        ]
+    }
+
+    /// It as JSON.
+    pub(crate) fn json(&self) -> Value {
+        let Self { alone, waiting, computing, network: Network { latency, bandwidth } } = self;
+        json!({
+            "alone_ms": milliseconds(*alone),
+            "waiting_ms": milliseconds(*waiting),
+            "hidden": self.hidden(),
+            "computing_ms": computing.iter().map(|&time| milliseconds(time)).collect::<Vec<_>>(),
+            "latency_us": 1e3 * milliseconds(*latency),
+            "bytes_per_second": bandwidth,
+        })
     }
 }
 
@@ -54,12 +97,6 @@ fn network(communicator: &Arc<dyn Communicator>) -> Result<Network, Failure> {
     let all = median((0..11).map(|_| communicator.time(numbers)))?;
     let bandwidth = (size_of::<f32>() * numbers * others) as f64 / all.saturating_sub(latency).as_secs_f64();
     Ok(Network { latency, bandwidth })
-}
-
-/// A number of each rank, in their order; takes this one's.
-pub(crate) fn of_ranks(communicator: &Arc<dyn Communicator>, own: f64) -> Result<Vec<f64>, Failure> {
-    let said = communicator.tell(&own.to_le_bytes())?;
-    Ok(said.into_iter().filter_map(|bytes| bytes.try_into().ok()).map(f64::from_le_bytes).collect())
 }
 
 fn median(times: impl Iterator<Item = mlm_core::Result<Duration>>) -> Result<Duration, Failure> {
