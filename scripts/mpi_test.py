@@ -22,7 +22,8 @@ ENVIRONMENT = {
     "PRTE_MCA_hwloc_default_binding_policy": "none",
 }
 STORIES = ["--corpus", str(ROOT / "data/stories.txt"), "--vocab-size", "1200", "--batch-size", "32", "--validation", "0.02"]
-LAB = ["--corpus", str(ROOT / "data/five_sentences.txt"), "--repeat", "200", "--batch-size", "5", "--validation", "0"]
+FIVE = ["--corpus", str(ROOT / "data/five_sentences.txt"), "--batch-size", "5", "--validation", "0"]
+LAB = [*FIVE, "--repeat", "200"]
 
 
 @pytest.fixture(scope="module", params=["openmpi", "mpich"])
@@ -59,23 +60,58 @@ def test_all_shapes_of_four_threads_have_the_same_bits(mpi, text, tmp_path):
     assert same_models(*runs)
 
 
-def test_a_rank_that_is_killed_ends_the_others_and_the_training_goes_on(mpi, tmp_path):
+def processes(mpi, out):
+    """Those of the ranks that train into a folder."""
+    found = subprocess.run(["pgrep", "-f", f"^{mpi}/mlm train.*{out}"], capture_output=True, text=True, check=True)
+    return [int(process) for process in found.stdout.split()]
+
+
+def checkpoints(out):
+    return len(list((out / "checkpoints").glob("*.safetensors")))
+
+
+def wait_for(condition):
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until, "it has not come about"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("signalled", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+def test_what_ends_one_ends_all_and_the_training_goes_on(mpi, signalled, tmp_path):
     options = [*LAB, "--epochs", "8", "--checkpoint-seconds", "0.1"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole, ended = tmp_path / "whole", tmp_path / "ended"
     assert run(train(mpi, 2, 1, whole, *options)).returncode == 0
-    command = train(mpi, 2, 1, killed, *options)
+    command = train(mpi, 2, 1, ended, *options)
     with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as training:
         assert training.stderr
         assert any(line.startswith("epoch 1 ") for line in training.stderr)
-        ranks = subprocess.run(["pgrep", "-f", f"^{mpi}/mlm train.*{killed}"], capture_output=True, text=True, check=True)
-        os.kill(int(random.choice(ranks.stdout.split())), signal.SIGKILL)
-        begun = time.monotonic()
+        # A rank dies, or somebody presses Ctrl-C.
+        ranks = processes(mpi, ended)
+        os.kill(random.choice(ranks) if signalled == signal.SIGKILL else training.pid, signalled)
+        moment = time.monotonic()
         training.communicate(timeout=10)
         assert training.returncode != 0
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - moment < 5
+    wait_for(lambda: not any(pathlib.Path(f"/proc/{rank}").exists() for rank in ranks))
     resumed = run([*command, "--resume"])
     assert resumed.returncode == 0, resumed.stderr
-    assert same_models(whole, killed)
+    assert same_models(whole, ended)
+
+
+def test_ranks_that_are_told_to_continue_save(mpi, tmp_path):
+    out = tmp_path / "run"
+    # Within this epoch nothing else makes them save.
+    command = train(mpi, 2, 1, out, *FIVE, "--repeat", "100000", "--epochs", "1", "--checkpoint-seconds", "1000")
+    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as training:
+        try:
+            wait_for(lambda: checkpoints(out) == 1)
+            for rank in processes(mpi, out):
+                os.kill(rank, signal.SIGCONT)
+            wait_for(lambda: checkpoints(out) == 2)
+            assert training.poll() is None
+        finally:
+            training.terminate()
 
 
 def test_ranks_with_other_options_are_refused_by_the_first_one(mpi, tmp_path):

@@ -5,6 +5,7 @@ use std::env;
 use std::fs;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use mlm_core::Communicator;
@@ -19,6 +20,8 @@ const SIZES: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TA
 /// This process among those that MPI has started.
 pub(crate) struct Job {
     communicator: Option<Arc<dyn Communicator>>,
+    /// There was a SIGCONT.
+    continues: Arc<AtomicBool>,
 }
 
 /// Runs a command in the job that this process was started in.
@@ -36,7 +39,12 @@ impl Job {
     fn join() -> Result<Self, Failure> {
         let mut sizes = SIZES.iter().filter_map(|name| env::var(name).ok()?.parse().ok());
         let communicator = if sizes.any(|size: usize| size > 1) { Some(communicator()?) } else { None };
-        let job = Self { communicator };
+        let job = Self { communicator, continues: Arc::default() };
+        #[cfg(feature = "mpi")]
+        if job.communicator.is_some() {
+            signal_hook::flag::register(signal_hook::consts::SIGCONT, Arc::clone(&job.continues))
+                .map_err(|error| Failure::Error(error.to_string()))?;
+        }
         if !job.leads() {
             silence();
         }
@@ -51,6 +59,12 @@ impl Job {
     /// Whether it is the one that reads, writes and speaks.
     pub(crate) fn leads(&self) -> bool {
         self.communicator.as_ref().is_none_or(|communicator| communicator.rank() == 0)
+    }
+
+    /// Whether it may be about to end, asked once for each time: a quarter of a second before SIGTERM and half a second before
+    /// SIGKILL, Open MPI sends SIGCONT. So does a shell after a pause.
+    pub(crate) fn may_end(&self) -> bool {
+        self.continues.swap(false, Ordering::Relaxed)
     }
 
     /// How many threads each process takes, where so many are asked for or nothing is said: all cores that it may use, which it

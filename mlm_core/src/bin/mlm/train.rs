@@ -170,7 +170,7 @@ impl Train {
                 (said, tokens) = (Instant::now(), 0);
                 losses.clear();
             }
-            training.save_after(self.checkpoint_seconds)?;
+            training.save_after(if job.may_end() { 0.0 } else { self.checkpoint_seconds })?;
         }
         bar.finish_and_clear();
         Ok(self.outcome(&training, &prepared, tested)?)
