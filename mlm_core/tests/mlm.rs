@@ -460,17 +460,22 @@ fn bench_ends_with_one_json_object() {
 
 #[test]
 fn bench_forecasts_a_step_on_several_machines() {
-    let machines = ["--threads", "1", "--machines", "2,64", "--gbits", "0.1"];
+    let machines = ["--threads", "1", "--machines", "2,64", "--gbits", "0.1,10"];
     let outcome = json(&mlm(&[SMALL.as_slice(), &machines, &["--json"]].concat()));
-    let [two, many] = outcome["forecast"].as_array().unwrap().as_slice() else { panic!("{outcome}") };
-    assert_eq!((two["machines"].as_u64(), many["machines"].as_u64()), (Some(2), Some(64)));
-    for (row, batch) in [(two, "same"), (two, "growing"), (many, "same"), (many, "growing")] {
-        let [step, efficiency] =
-            ["ms", "efficiency"].map(|what| row[format!("{batch}_batch_{what}")].as_f64().unwrap());
-        assert!(step > 0.0 && efficiency > 0.0 && efficiency < 1.0, "{outcome}");
+    let rows = outcome["forecast"].as_array().unwrap();
+    let of_rows: Vec<_> = rows.iter().map(|row| (row["machines"].as_u64(), row["gbits"].as_f64())).collect();
+    assert_eq!(of_rows, [(2, 0.1), (64, 0.1), (2, 10.0), (64, 10.0)].map(|(n, gbits)| (Some(n), Some(gbits))));
+    for row in rows {
+        for batch in ["same", "growing"] {
+            let [step, efficiency] =
+                ["ms", "efficiency"].map(|what| row[format!("{batch}_batch_{what}")].as_f64().unwrap());
+            assert!(step > 0.0 && efficiency > 0.0 && efficiency < 1.0, "{outcome}");
+        }
     }
     let text = String::from_utf8(mlm(&[SMALL.as_slice(), &machines].concat()).stdout).unwrap();
-    assert!(text.contains("forecast for machines like this one, 0.1 Gbit/s, 50 us"), "{text}");
+    for gbits in ["0.1", "10"] {
+        assert!(text.contains(&format!("forecast for machines like this one, {gbits} Gbit/s, 50 us")), "{text}");
+    }
     assert_eq!(mlm(&["bench", "--machines", "0"]).status.code(), Some(2));
     assert_eq!(mlm(&["bench", "--machines", "2", "--gbits", "0"]).status.code(), Some(2));
     let said = stderr(&mlm(&["bench", "--machines", "2", "--backend", "reference"]));

@@ -99,8 +99,8 @@ impl Forecast {
         Ok(Self { time, blocks: blocks.collect(), is_large: params.len() > SHARED })
     }
 
-    /// How long a step would take on so many machines like this one, with `share` of the batch on each: `1.0` for as much as here
-    /// and a batch that grows with them, `1.0 / machines` for the same batch.
+    /// How long a step would take on so many machines like this one, with `share` of the batch on the one that has most of it:
+    /// `1.0` for as much as here and a batch that grows with them, `1.0 / machines` for the same batch in even shares.
     pub fn step(&self, machines: usize, share: f64, network: Network) -> Duration {
         let StepTime { forward, backward, weights } = self.time;
         let [forward, backward] = [forward, backward].map(|time| share * time.as_secs_f64());

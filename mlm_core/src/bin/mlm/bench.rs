@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::Failure;
 use crate::arguments::{Compute, Shape};
 use crate::job::{Job, of_ranks};
-use crate::machines::Machines;
+use crate::machines::{Machines, Measured};
 use crate::ranks::Exchange;
 
 /// Measure a full training step (mask draw, forward, backward, clipping, AdamW) on full-length random sequences.
@@ -171,7 +171,7 @@ impl Bench {
             let [forward, backward] = [forward, backward].map(milliseconds);
             lines.push(format!("  {name:16} {forward:8.3} {backward:8.3} {:4.0} %", 100.0 * share));
         }
-        lines.extend(forecast.iter().flat_map(|forecast| self.machines.table(forecast, self.batch_size)));
+        lines.extend(forecast.iter().flat_map(|forecast| self.machines.table(forecast)));
         Ok(lines.join("\n") + "\n")
     }
 
@@ -182,7 +182,7 @@ impl Bench {
         steps: &Steps,
         operations: &[OperationTime],
         threads: usize,
-    ) -> Result<Option<Forecast>> {
+    ) -> Result<Option<Measured>> {
         if !self.machines.are_asked_for() {
             return Ok(None);
         }
@@ -194,7 +194,8 @@ impl Bench {
             weights: packing + steps.mean(3, 5),
         };
         let (tokens, masked) = (self.batch_size * self.seq_len, steps.masked / self.steps);
-        Ok(Some(Forecast::new(params, tokens, masked, time)?))
+        let forecast = Forecast::new(params, tokens, masked, time)?;
+        Ok(Some(Measured { forecast, batch_size: self.batch_size, threads }))
     }
 
     fn warm_up(&self) -> usize {

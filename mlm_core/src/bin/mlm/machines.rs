@@ -15,12 +15,19 @@ pub(crate) struct Machines {
     /// Forecast the step on so many machines like this one, each with one process
     #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
     machines: Vec<NonZeroUsize>,
-    /// Gbit/s from and to each of them
-    #[arg(long, default_value_t = 10.0, requires = "machines", value_parser = positive)]
-    gbits: f64,
+    /// Gbit/s from and to each of them: of one network, or of several to compare
+    #[arg(long, value_name = "GBITS,...", default_value = "10", value_delimiter = ',', requires = "machines", value_parser = positive)]
+    gbits: Vec<f64>,
     /// Microseconds until the first byte is there
     #[arg(long, default_value_t = 50.0, requires = "machines", value_parser = positive)]
     latency_us: f64,
+}
+
+/// What was measured on this machine.
+pub(crate) struct Measured {
+    pub(crate) forecast: Forecast,
+    pub(crate) batch_size: usize,
+    pub(crate) threads: usize,
 }
 
 /// On a number of machines, with the same batch and with one that grows with them: a step, and how much of the time of all
@@ -36,38 +43,49 @@ impl Machines {
         !self.machines.is_empty()
     }
 
-    fn rows(&self, forecast: &Forecast) -> impl Iterator<Item = Row> {
-        let network =
-            Network { latency: Duration::from_secs_f64(self.latency_us / 1e6), bandwidth: self.gbits * 1e9 / 8.0 };
+    fn rows(&self, measured: &Measured, gbits: f64) -> impl Iterator<Item = Row> {
+        let &Measured { ref forecast, batch_size, threads } = measured;
+        let network = Network { latency: Duration::from_secs_f64(self.latency_us / 1e6), bandwidth: gbits * 1e9 / 8.0 };
         let one = forecast.step(1, 1.0, network);
         self.machines.iter().map(move |machines| {
             let machines = machines.get();
-            let same = forecast.step(machines, 1.0 / machines as f64, network);
+            let same = forecast.step(machines, share(batch_size, threads, machines), network);
             let growing = forecast.step(machines, 1.0, network);
             let efficiency = one.div_duration_f64(same) / machines as f64;
             Row { machines, same: (same, efficiency), growing: (growing, one.div_duration_f64(growing)) }
         })
     }
 
-    /// The forecast for a batch of so many sequences, as lines.
-    pub(crate) fn table(&self, forecast: &Forecast, batch_size: usize) -> Vec<String> {
-        let mut lines = vec![
-            format!("\nforecast for machines like this one, {} Gbit/s, {} us", self.gbits, self.latency_us),
-            format!("  {:>8}  {:^21}  {:^21}", "", format!("batch: {batch_size}"), format!("batch: {batch_size} each")),
-            format!("  {0:>8}  {1:>10} {2:>10}  {1:>10} {2:>10}", "machines", "ms a step", "efficiency"),
-        ];
-        lines.extend(self.rows(forecast).map(|Row { machines, same, growing }| {
-            let [same, growing] = [same, growing]
-                .map(|(step, efficiency)| format!("{:>10.3} {:>8.0} %", milliseconds(step), 100.0 * efficiency));
-            format!("  {machines:>8}  {same}  {growing}")
-        }));
+    /// The forecast as lines.
+    pub(crate) fn table(&self, measured: &Measured) -> Vec<String> {
+        let batch_size = measured.batch_size;
+        let mut lines = Vec::new();
+        for &gbits in &self.gbits {
+            lines.extend([
+                format!("\nforecast for machines like this one, {gbits} Gbit/s, {} us", self.latency_us),
+                format!(
+                    "  {:>8}  {:^21}  {:^21}",
+                    "",
+                    format!("batch: {batch_size}"),
+                    format!("batch: {batch_size} each")
+                ),
+                format!("  {0:>8}  {1:>10} {2:>10}  {1:>10} {2:>10}", "machines", "ms a step", "efficiency"),
+            ]);
+            lines.extend(self.rows(measured, gbits).map(|Row { machines, same, growing }| {
+                let [same, growing] = [same, growing]
+                    .map(|(step, efficiency)| format!("{:>10.3} {:>8.0} %", milliseconds(step), 100.0 * efficiency));
+                format!("  {machines:>8}  {same}  {growing}")
+            }));
+        }
         lines
     }
 
     /// The forecast as JSON.
-    pub(crate) fn json(&self, forecast: &Forecast) -> Value {
-        let rows = self.rows(forecast).map(|Row { machines, same, growing }| {
+    pub(crate) fn json(&self, measured: &Measured) -> Value {
+        let rows = self.gbits.iter().flat_map(|&gbits| self.rows(measured, gbits).map(move |row| (gbits, row)));
+        let rows = rows.map(|(gbits, Row { machines, same, growing })| {
             json!({
+                "gbits": gbits,
                 "machines": machines,
                 "same_batch_ms": milliseconds(same.0),
                 "same_batch_efficiency": same.1,
@@ -79,9 +97,28 @@ impl Machines {
     }
 }
 
+/// How much of what one machine does is left to do for each of several: all wait for the thread with the most sequences.
+fn share(batch_size: usize, threads: usize, machines: usize) -> f64 {
+    let most = |machines: usize| batch_size.div_ceil(machines.saturating_mul(threads)) as f64;
+    most(machines) / most(1)
+}
+
 fn positive(text: &str) -> std::result::Result<f64, String> {
     match text.parse() {
         Ok(number) if number > 0.0 && f64::is_finite(number) => Ok(number),
         _ => Err("expected a positive number".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn no_thread_has_less_than_a_sequence() {
+        for (machines, expected) in [(1, 1.0), (8, 0.125), (16, 0.0625), (64, 0.0625), (usize::MAX, 0.0625)] {
+            assert_eq!(share(32, 2, machines), expected, "{machines}");
+        }
+        assert_eq!(share(3, 1, 2), 2.0 / 3.0);
     }
 }
