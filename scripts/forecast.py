@@ -1,4 +1,4 @@
-"""Compares forecasts with what two machines measure; `scripts/forecast` says how, and builds what it needs."""
+"""What several machines bring, from what a step takes on this one; `scripts/forecast` says how, and builds what it needs."""
 
 import json
 import os
@@ -10,26 +10,45 @@ from typing import Any
 
 from hosts import AS_ROOT, two_hosts
 
-MODELS = {
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FIGURE = ROOT / "notebooks/figures/machines.svg"
+LARGE = "--vocab-size 8000 --d-model 256 --layers 4 --d-ff 1024 --seq-len 64".split()
+BERT_BASE = "--vocab-size 30522 --d-model 768 --layers 12 --heads 12 --d-ff 3072 --seq-len 128".split()
+
+# Compared with two machines.
+COMPARED = {
     "the lab's, 32 x 32": ["--batch-size", "32", "--steps", "200"],
-    "5.3M, 32 x 64": "--vocab-size 8000 --d-model 256 --layers 4 --d-ff 1024 --batch-size 32 --seq-len 64 --steps 20".split(),
+    "5.3M, 32 x 64": [*LARGE, "--batch-size", "32", "--steps", "20"],
 }
 GBITS = [0.1, 1, 3, 10]
 
+# Drawn: the options of each model, the sequences of its batch, and the steps that are measured.
+DRAWN: dict[str, tuple[list[str], int, int]] = {
+    "the lab's model, 32 x 32 tokens": ([], 32, 300),
+    "5.3M parameters, 32 x 64": (LARGE, 32, 20),
+    "BERT-base, 8 x 128": (BERT_BASE, 8, 3),
+}
+NETWORKS = [1, 10, 100]
+# Until the first byte is there, through one switch.
+LATENCY = ["--latency-us", "30"]
+MACHINES = [2**power for power in range(11)]
+LARGER = 4
+
 
 def bench(launcher: list[str], mpi: pathlib.Path, *options: str) -> dict[str, Any]:
-    command = [*launcher, str(mpi / "mlm"), "bench", "--threads", "1", "--json", *options]
+    command = [*launcher, str(mpi / "mlm"), "bench", "--json", *options]
     done = subprocess.run(command, env={**os.environ, **AS_ROOT}, stdout=subprocess.PIPE, text=True, check=True)
     outcome: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return outcome
 
 
-def main(mpi: pathlib.Path) -> None:
+def compare(mpi: pathlib.Path) -> None:
     # Namespaces of one machine are near each other.
     forecasts = ["--machines", "2", "--latency-us", "15"]
     print(f"{'model':20} {'Gbit/s':>6} {'one':>9} {'forecast':>9} {'two':>9}  error  hidden")
     with tempfile.TemporaryDirectory() as folder, two_hosts(pathlib.Path(folder)) as hosts:
-        for model, options in MODELS.items():
+        for model, options in COMPARED.items():
+            options = [*options, "--threads", "1"]
             for gbits in GBITS:
                 hosts.limit(1000 * gbits)
                 one = bench([], mpi, *options, *forecasts, "--gbits", str(gbits))
@@ -41,5 +60,44 @@ def main(mpi: pathlib.Path) -> None:
                 )
 
 
+def draw(mpi: pathlib.Path) -> None:
+    """How much of the time of all machines is not lost, over their number."""
+    from matplotlib import pyplot
+
+    # Colours that colour-blind readers tell apart, too (Okabe and Ito).
+    colours = dict(zip(NETWORKS, ["#d55e00", "#0072b2", "#009e73"], strict=True))
+    pyplot.rcParams.update({"svg.fonttype": "path", "font.size": 11})
+    figure, rows = pyplot.subplots(2, len(DRAWN), figsize=(11, 6.5), sharex=True, sharey=True)
+    forecasts = ["--machines", ",".join(map(str, MACHINES)), "--gbits", ",".join(map(str, NETWORKS)), *LATENCY]
+    for (shared, grown), (model, (options, batch_size, steps)) in zip(rows.T, DRAWN.items(), strict=True):
+        for larger, style in [(1, "-"), (LARGER, "--")]:
+            size = ["--batch-size", str(larger * batch_size), "--steps", str(steps)]
+            outcome = bench([], mpi, *options, *size, *forecasts)
+            print(f"{model}, batch x {larger}: {outcome['ms_per_step_median']:.2f} ms a step", flush=True)
+            for gbits, colour in colours.items():
+                for axes, batch in [(shared, "same"), (grown, "growing")]:
+                    efficiency = [
+                        100 * row[f"{batch}_batch_efficiency"] for row in outcome["forecast"] if row["gbits"] == gbits
+                    ]
+                    name = f"{gbits} Gbit/s" + ("" if larger == 1 else f", batch x {larger}")
+                    axes.plot(MACHINES, efficiency, style, color=colour, label=name)
+                    print(f"  {name:24} {batch:8}", *(f"{percent:4.0f}" for percent in efficiency))
+        shared.set(title=model, xscale="log", ylim=(0, 103))
+        grown.set(xlabel="machines", xticks=[1, 4, 16, 64, 256, 1024], xticklabels=["1", "4", "16", "64", "256", "1,024"])
+        grown.minorticks_off()
+    rows[0, 0].set_ylabel("one batch, shared out:\nefficiency, %")
+    rows[1, 0].set_ylabel("a batch for each machine:\nefficiency, %")
+    for axes in rows.flat:
+        axes.grid(True, alpha=0.3)
+    handles, labels = rows[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 * len(NETWORKS))
+    figure.savefig(FIGURE, bbox_inches="tight", facecolor="white")
+    print(FIGURE.relative_to(ROOT))
+
+
+def main(mpi: str, task: str = "") -> None:
+    (draw if task == "--draw" else compare)(pathlib.Path(mpi))
+
+
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    main(*sys.argv[1:])
