@@ -8,12 +8,14 @@ from collections.abc import Iterator
 # In a container one may be root, who may not start Open MPI unless these are set.
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 ADDRESSES = ["10.77.0.1", "10.77.0.2"]
+# Its name on each.
+LINK = "wire"
 # mpirun starts a process on a machine as ssh would: options, the machine, a command.
 AGENT = """#!/bin/sh
 while [ "${1#-}" != "$1" ]; do shift; done
 machine=$1
 shift
-exec nsenter --target "$(cat "$(dirname "$0")/$machine")" --net --uts sh -c "$*"
+exec nsenter --target "$(cat "$(dirname "$0")/$machine")" --net --uts --mount sh -c "$*"
 """
 
 
@@ -26,7 +28,7 @@ class Hosts:
 
     def enter(self, nth: int) -> list[str]:
         """What stands before a command on one of them."""
-        return ["nsenter", "--target", str(self.processes[nth]), "--net", "--uts"]
+        return ["nsenter", "--target", str(self.processes[nth]), "--net", "--uts", "--mount"]
 
     def mpirun(self, mpi: pathlib.Path) -> list[str]:
         """The mpirun of an MPI, Open MPI or MPICH, with a process on each."""
@@ -34,12 +36,14 @@ class Hosts:
             where = ["--hostfile", f"{self.folder}/hosts", "--prtemca", "plm_ssh_agent", f"{self.folder}/agent", "--bind-to", "none"]
         else:
             where = ["-hosts", ",".join(ADDRESSES), "-launcher", "ssh", "-launcher-exec", f"{self.folder}/agent"]
+            # It would see that they are one, and take shared memory.
+            where += ["-genv", "UCX_TLS", "tcp,self", "-genv", "UCX_NET_DEVICES", LINK]
         return [*self.enter(0), str(mpi / "mpirun"), *where, "-n", str(len(self.processes))]
 
     def limit(self, mbits: float) -> None:
         """From now on the link takes so many megabits a second, each way."""
         for nth in range(len(self.processes)):
-            shape = ["tc", "qdisc", "replace", "dev", f"link{nth}", "root", "tbf", "rate", f"{mbits}mbit", "burst", "70kb", "limit", "64mb"]
+            shape = ["tc", "qdisc", "replace", "dev", LINK, "root", "tbf", "rate", f"{mbits}mbit", "burst", "70kb", "limit", "64mb"]
             run(*self.enter(nth), *shape)
 
 
@@ -56,8 +60,9 @@ def two_hosts(folder: pathlib.Path) -> Iterator[Hosts]:
     with contextlib.ExitStack() as stack:
         processes = []
         for nth, address in enumerate(ADDRESSES):
-            # It says that its namespaces are there.
-            command = ["unshare", "--net", "--uts", "sh", "-c", f"hostname host{nth} && echo && exec sleep infinity"]
+            # MPICH looks for the link in /sys. What is said says that the namespaces are there.
+            begin = f"mount -t sysfs none /sys && hostname host{nth} && echo && exec sleep infinity"
+            command = ["unshare", "--net", "--uts", "--mount", "sh", "-c", begin]
             host = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
             stack.callback(host.kill)
             assert host.stdout
@@ -66,11 +71,14 @@ def two_hosts(folder: pathlib.Path) -> Iterator[Hosts]:
             processes.append(host.pid)
             (folder / address).write_text(str(host.pid))
         first, second = (str(process) for process in processes)
-        run("ip", "link", "add", "link0", "netns", first, "type", "veth", "peer", "name", "link1", "netns", second)
+        run("ip", "link", "add", LINK, "netns", first, "type", "veth", "peer", "name", LINK, "netns", second)
         hosts = Hosts(folder, processes)
         for nth, address in enumerate(ADDRESSES):
-            for words in [f"addr add {address}/24 dev link{nth}", f"link set link{nth} up", "link set lo up"]:
+            for words in [f"addr add {address}/24 dev {LINK}", f"link set {LINK} up", "link set lo up"]:
                 run(*hosts.enter(nth), "ip", *words.split())
+        # The system takes up to a second to see that both ends are up; MPICH does not wait for it.
+        for nth in range(len(ADDRESSES)):
+            run(*hosts.enter(nth), "sh", "-c", f"until grep -q up /sys/class/net/{LINK}/operstate; do sleep 0.05; done")
         (folder / "hosts").write_text("".join(f"{address} slots=1\n" for address in ADDRESSES))
         (folder / "agent").write_text(AGENT)
         (folder / "agent").chmod(0o755)
