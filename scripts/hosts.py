@@ -1,8 +1,11 @@
 """Two machines that are none: network namespaces of this one, with a link between them. Takes Linux, root and iproute2."""
 
 import contextlib
+import os
 import pathlib
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 
 # In a container one may be root, who may not start Open MPI unless these are set.
@@ -52,8 +55,8 @@ def run(*command: str) -> None:
 
 
 @contextlib.contextmanager
-def two_hosts(folder: pathlib.Path) -> Iterator[Hosts]:
-    """The two, while it is entered.
+def two_hosts(folder: pathlib.Path, delay: float = 0.0) -> Iterator[Hosts]:
+    """The two, while it is entered. What one sends is there after `delay` seconds.
 
     Raises an OSError or a CalledProcessError where the system does not let them be made.
     """
@@ -71,14 +74,22 @@ def two_hosts(folder: pathlib.Path) -> Iterator[Hosts]:
             processes.append(host.pid)
             (folder / address).write_text(str(host.pid))
         first, second = (str(process) for process in processes)
-        run("ip", "link", "add", LINK, "netns", first, "type", "veth", "peer", "name", LINK, "netns", second)
+        if delay:
+            command = [sys.executable, str(pathlib.Path(__file__).with_name("relay.py")), first, second, LINK, str(delay)]
+            relay = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True))
+            stack.callback(os.killpg, relay.pid, signal.SIGKILL)
+            assert relay.stdout
+            if not relay.stdout.readline():
+                raise PermissionError("no network devices can be made here")
+        else:
+            run("ip", "link", "add", LINK, "netns", first, "type", "veth", "peer", "name", LINK, "netns", second)
         hosts = Hosts(folder, processes)
         for nth, address in enumerate(ADDRESSES):
             for words in [f"addr add {address}/24 dev {LINK}", f"link set {LINK} up", "link set lo up"]:
                 run(*hosts.enter(nth), "ip", *words.split())
         # The system takes up to a second to see that both ends are up; MPICH does not wait for it.
         for nth in range(len(ADDRESSES)):
-            run(*hosts.enter(nth), "sh", "-c", f"until grep -q up /sys/class/net/{LINK}/operstate; do sleep 0.05; done")
+            run(*hosts.enter(nth), "sh", "-c", f"until grep -qE 'up|unknown' /sys/class/net/{LINK}/operstate; do sleep 0.05; done")
         (folder / "hosts").write_text("".join(f"{address} slots=1\n" for address in ADDRESSES))
         (folder / "agent").write_text(AGENT)
         (folder / "agent").chmod(0o755)

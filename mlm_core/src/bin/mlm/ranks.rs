@@ -38,7 +38,7 @@ impl Exchange {
         let [forward, waiting] = [waited.forward, waited.backward].map(in_a_step);
         let computing = of_ranks(communicator, step.saturating_sub(forward + waiting).as_secs_f64())?;
         let computing = computing.into_iter().map(Duration::from_secs_f64).collect();
-        let alone = median((0..TIMES).map(|_| engine.time_exchange()))?;
+        let alone = typical(communicator, (0..TIMES).map(|_| engine.time_exchange()))?;
         Ok(Self { alone, waiting, computing, network: network(communicator)? })
     }
 
@@ -93,14 +93,19 @@ fn network(communicator: &Arc<dyn Communicator>) -> Result<Network, Failure> {
     const NUMBERS: usize = 1 << 21;
     let others = communicator.ranks() - 1;
     let numbers = NUMBERS / others;
-    let latency = median((0..201).map(|_| communicator.time(1)))?;
-    let all = median((0..11).map(|_| communicator.time(numbers)))?;
+    let latency = typical(communicator, (0..201).map(|_| communicator.time(1)))?;
+    let all = typical(communicator, (0..11).map(|_| communicator.time(numbers)))?;
     let bandwidth = (size_of::<f32>() * numbers * others) as f64 / all.saturating_sub(latency).as_secs_f64();
     Ok(Network { latency, bandwidth })
 }
 
-fn median(times: impl Iterator<Item = mlm_core::Result<Duration>>) -> Result<Duration, Failure> {
+/// The median of what each rank has measured, on average over the ranks: what one has begun before another one seems longer to it.
+fn typical(
+    communicator: &Arc<dyn Communicator>,
+    times: impl Iterator<Item = mlm_core::Result<Duration>>,
+) -> Result<Duration, Failure> {
     let mut times = times.collect::<mlm_core::Result<Vec<Duration>>>()?;
     times.sort();
-    Ok(times[times.len() / 2])
+    let all = of_ranks(communicator, times[times.len() / 2].as_secs_f64())?;
+    Ok(Duration::from_secs_f64(all.iter().sum::<f64>() / all.len() as f64))
 }
