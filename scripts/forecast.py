@@ -61,43 +61,55 @@ def compare(mpi: pathlib.Path) -> None:
             )
 
 
-def draw(mpi: pathlib.Path) -> None:
+def measure(mpi: pathlib.Path) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """The forecasts for each model, with its batch and with a larger one."""
+    forecasts = {}
+    options = ["--machines", ",".join(map(str, MACHINES)), "--gbits", ",".join(map(str, NETWORKS)), *LATENCY]
+    for model, (of_model, batch_size, steps) in DRAWN.items():
+        for larger in [1, LARGER]:
+            batch = ["--batch-size", str(larger * batch_size), "--steps", str(steps)]
+            outcome = bench([], mpi, *of_model, *batch, *options)
+            print(f"{model}, batch x {larger}: {outcome['ms_per_step_median']:.2f} ms a step", flush=True)
+            forecasts[model, larger] = outcome["forecast"]
+    return forecasts
+
+
+def draw(forecasts: dict[tuple[str, int], list[dict[str, Any]]]) -> None:
     """How much of the time of all machines is not lost, over their number."""
-    from matplotlib import pyplot
+    from matplotlib import lines, pyplot
 
     # Colours that colour-blind readers tell apart, too (Okabe and Ito).
     colours = dict(zip(NETWORKS, ["#d55e00", "#0072b2", "#009e73"], strict=True))
+    styles = {1: "-", LARGER: "--"}
     pyplot.rcParams.update({"svg.fonttype": "path", "font.size": 11})
-    figure, rows = pyplot.subplots(2, len(DRAWN), figsize=(11, 6.5), sharex=True, sharey=True)
-    forecasts = ["--machines", ",".join(map(str, MACHINES)), "--gbits", ",".join(map(str, NETWORKS)), *LATENCY]
-    for (shared, grown), (model, (options, batch_size, steps)) in zip(rows.T, DRAWN.items(), strict=True):
-        for larger, style in [(1, "-"), (LARGER, "--")]:
-            size = ["--batch-size", str(larger * batch_size), "--steps", str(steps)]
-            outcome = bench([], mpi, *options, *size, *forecasts)
-            print(f"{model}, batch x {larger}: {outcome['ms_per_step_median']:.2f} ms a step", flush=True)
+    figure, grid = pyplot.subplots(2, len(DRAWN), figsize=(11, 6.5), sharex=True, sharey=True, layout="constrained")
+    for row, batch, name in zip(grid, ["same", "growing"], ["one batch, shared out", "a batch for each machine"], strict=True):
+        row[0].set_ylabel(f"{name}:\nefficiency, %")
+        for axes, model in zip(row, DRAWN, strict=True):
             for gbits, colour in colours.items():
-                for axes, batch in [(shared, "same"), (grown, "growing")]:
-                    efficiency = [
-                        100 * row[f"{batch}_batch_efficiency"] for row in outcome["forecast"] if row["gbits"] == gbits
-                    ]
-                    name = f"{gbits} Gbit/s" + ("" if larger == 1 else f", batch x {larger}")
-                    axes.plot(MACHINES, efficiency, style, color=colour, label=name)
-                    print(f"  {name:24} {batch:8}", *(f"{percent:4.0f}" for percent in efficiency))
-        shared.set(title=model, xscale="log", ylim=(0, 103))
-        grown.set(xlabel="machines", xticks=[1, 4, 16, 64, 256, 1024], xticklabels=["1", "4", "16", "64", "256", "1,024"])
-        grown.minorticks_off()
-    rows[0, 0].set_ylabel("one batch, shared out:\nefficiency, %")
-    rows[1, 0].set_ylabel("a batch for each machine:\nefficiency, %")
-    for axes in rows.flat:
-        axes.grid(True, alpha=0.3)
-    handles, labels = rows[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2 * len(NETWORKS))
-    figure.savefig(FIGURE, bbox_inches="tight", facecolor="white")
+                for larger, style in styles.items():
+                    of_network = [point for point in forecasts[model, larger] if point["gbits"] == gbits]
+                    efficiency = [100 * point[f"{batch}_batch_efficiency"] for point in of_network]
+                    axes.plot(MACHINES, efficiency, style, color=colour)
+            axes.set(xscale="log", ylim=(0, 103), xticks=[1, 4, 16, 64, 256, 1024])
+            axes.set_xticklabels(["1", "4", "16", "64", "256", "1,024"])
+            axes.minorticks_off()
+            axes.grid(True, alpha=0.3)
+    for top, bottom, model in zip(*grid, DRAWN, strict=True):
+        top.set_title(model)
+        bottom.set_xlabel("machines")
+    legend = [lines.Line2D([], [], color=colour, label=f"{gbits} Gbit/s") for gbits, colour in colours.items()]
+    legend.append(lines.Line2D([], [], color="gray", linestyle="--", label=f"{LARGER} times the batch"))
+    figure.legend(handles=legend, loc="outside lower center", ncols=len(legend))
+    figure.savefig(FIGURE, facecolor="white")
     print(FIGURE.relative_to(ROOT))
 
 
 def main(mpi: str, task: str = "") -> None:
-    (draw if task == "--draw" else compare)(pathlib.Path(mpi))
+    if task == "--draw":
+        draw(measure(pathlib.Path(mpi)))
+    else:
+        compare(pathlib.Path(mpi))
 
 
 if __name__ == "__main__":
