@@ -66,6 +66,18 @@ def processes(mpi, out):
     return [int(process) for process in found.stdout.split()]
 
 
+def test_a_large_text_is_read_where_the_first_rank_has_put_it(mpi, tmp_path):
+    text = tmp_path / "large.txt"
+    text.write_bytes(80 * (ROOT / "data/stories.txt").read_bytes())
+    options = ["--corpus", text, "--validation", "0.01", "--epochs", "1", "--batch-size", "256", "--d-model", "32", "--layers", "1"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    for ranks, threads, out in [(1, 2, one), (2, 1, two)]:
+        done = run(train(mpi, ranks, threads, out, *options))
+        assert done.returncode == 0, done.stderr
+    assert (two / "texts/train.ids").exists()
+    assert same_models(one, two)
+
+
 def checkpoints(out):
     return len(list((out / "checkpoints").glob("*.safetensors")))
 
@@ -116,11 +128,11 @@ def test_ranks_that_are_told_to_continue_save(mpi, tmp_path):
 
 def test_ranks_with_other_options_are_refused_by_the_first_one(mpi, tmp_path):
     one, other = (train(mpi, 1, 1, tmp_path / "run", *LAB, "--lr", rate) for rate in ["1e-3", "2e-3"])
-    refused = run([mpi / "mpirun", "-n", "1", *one, ":", "-n", "1", *other])
+    refused = run([mpi / "mpirun", "-n", "1", *one, "--dropout", "0", ":", "-n", "1", *other])
     assert refused.returncode != 0
     (said,) = [line for line in refused.stderr.splitlines() if "mlm: " in line]
     assert "rank 1 on " in said
-    assert '--lr "2e-3" where it was "1e-3"' in said
+    assert '--dropout nothing where it was "0", --lr "2e-3" where it was "1e-3"' in said
     assert not (tmp_path / "run").exists()
 
 

@@ -200,6 +200,7 @@ pub(crate) fn check_plan(dir: &Path, before: &Value, now: &Value) -> Result<()> 
 
 /// What differs between two plans, in words.
 pub(crate) fn differences(name: &str, before: &Value, now: &Value) -> Vec<String> {
+    let shown = |value: &Value| if value.is_null() { "nothing".to_owned() } else { value.to_string() };
     match (before, now) {
         (Value::Object(fields), Value::Object(others)) => {
             let names: BTreeSet<&String> = fields.keys().chain(others.keys()).collect();
@@ -209,6 +210,6 @@ pub(crate) fn differences(name: &str, before: &Value, now: &Value) -> Vec<String
         (Value::String(_), Value::String(_)) if DIGESTS.contains(&name) => vec![format!("other {name}")],
         // The sum of the threads' gradients depends on how many there are, and who says nothing gets as many as there are cores.
         _ if name == "threads" => vec![format!("threads {now} where it was {before} (--threads {before} goes on)")],
-        _ => vec![format!("{name} {now} where it was {before}")],
+        _ => vec![format!("{name} {} where it was {}", shown(now), shown(before))],
     }
 }
