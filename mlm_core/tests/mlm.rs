@@ -476,6 +476,7 @@ fn bench_forecasts_a_step_on_several_machines() {
     for gbits in ["0.1", "10"] {
         assert!(text.contains(&format!("forecast for machines like this one, {gbits} Gbit/s, 50 us")), "{text}");
     }
+    assert!(mlm(&[SMALL.as_slice(), &machines, &["--latency-us", "1e30"]].concat()).status.success());
     assert_eq!(mlm(&["bench", "--machines", "0"]).status.code(), Some(2));
     assert_eq!(mlm(&["bench", "--machines", "2", "--gbits", "0"]).status.code(), Some(2));
     let said = stderr(&mlm(&["bench", "--machines", "2", "--backend", "reference"]));

@@ -69,19 +69,26 @@ pub trait Pending: Send {
 }
 
 impl dyn Communicator + '_ {
-    /// What each rank says, in their order.
+    /// What each rank says, in their order. One may have read a text for hours before it has something to say.
     ///
     /// # Errors
     /// When the connection fails, or another rank does not take part in it.
     pub fn tell(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        self.tell_within(own, Duration::MAX)
+    }
+
+    /// As [`tell`](Self::tell), where all have something to say within a time.
+    ///
+    /// # Errors
+    /// As [`wait`].
+    pub(crate) fn tell_within(&self, own: &[u8], patience: Duration) -> Result<Vec<Vec<u8>>> {
         // Four bytes in each number, whatever number that is.
         let number = |bytes: &[u8]| {
             let mut four = [0; 4];
             four[..bytes.len()].copy_from_slice(bytes);
             f32::from_bits(u32::from_le_bytes(four))
         };
-        // One may have read a text for hours before it has something to say.
-        let lengths = self.gather(vec![f32::from_bits(own.len() as u32)], |_| 1, Duration::MAX)?;
+        let lengths = self.gather(vec![f32::from_bits(own.len() as u32)], |_| 1, patience)?;
         let lengths: Vec<usize> = lengths.iter().map(|length| length.to_bits() as usize).collect();
         let said = self.gather(own.chunks(4).map(number).collect(), |rank| lengths[rank].div_ceil(4), PATIENCE)?;
         let of_ranks = pieces(&said, lengths.iter().map(|length| length.div_ceil(4)));

@@ -3,6 +3,7 @@
 
 use std::mem;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -48,8 +49,12 @@ impl dyn Communicator + '_ {
     /// # Errors
     /// [`Error::Ranks`], on all ranks; when another rank does not take part in it.
     pub fn expect_same(&self, own: &Value) -> Result<()> {
+        self.expect_same_within(own, Duration::MAX)
+    }
+
+    fn expect_same_within(&self, own: &Value, patience: Duration) -> Result<()> {
         let said = json!({ "host": self.host(), "said": own }).to_string();
-        let all = self.tell(said.as_bytes())?;
+        let all = self.tell_within(said.as_bytes(), patience)?;
         let all: Vec<Value> =
             all.iter().map(|said| serde_json::from_slice(said)).collect::<Result<_, _>>().map_err(garbled)?;
         let mut others = Vec::new();
@@ -165,11 +170,11 @@ pub(crate) fn share_numbers(communicator: &dyn Communicator, numbers: &mut [f32]
     Ok(())
 }
 
-/// An error where not all ranks have the same numbers.
+/// An error where not all ranks have the same numbers, which all have come to at about the same time.
 pub(crate) fn expect_same_numbers(communicator: &dyn Communicator, name: &str, numbers: &[f32]) -> Result<()> {
     let mut digest = Sha256::new();
     put(numbers, &mut digest).expect("a digest takes whatever there is");
-    communicator.expect_same(&json!({ name: hexadecimal(digest) }))
+    communicator.expect_same_within(&json!({ name: hexadecimal(digest) }), PATIENCE)
 }
 
 /// The first rank's numbers, on all ranks; what the others have does not matter.

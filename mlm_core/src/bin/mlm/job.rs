@@ -130,19 +130,20 @@ fn communicator() -> Result<Arc<dyn Communicator>, Failure> {
     Err(Failure::Error(reason.to_owned()))
 }
 
-/// Options with their values.
+/// Options with their values, all of those that are given several times.
 fn options(arguments: impl Iterator<Item = String>) -> Map<String, Value> {
     let mut options = Map::new();
     let mut name = "arguments".to_owned();
     for argument in arguments {
-        if argument.starts_with("--") {
+        let value = if argument.starts_with("--") {
             let (option, value) = argument.split_once('=').unwrap_or((&argument, ""));
             name = option.to_owned();
-            options.insert(name.clone(), json!(value));
+            value
         } else {
-            let values = options.entry(name.clone()).or_insert(json!(""));
-            *values = json!(format!("{} {argument}", values.as_str().unwrap_or_default()).trim_start());
-        }
+            &argument
+        };
+        let values = options.entry(&name).or_insert(json!(""));
+        *values = json!(format!("{} {value}", values.as_str().unwrap_or_default()).trim());
     }
     options
 }
@@ -151,4 +152,18 @@ fn options(arguments: impl Iterator<Item = String>) -> Map<String, Value> {
 fn cores_of_process() -> String {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     status.lines().find_map(|line| line.strip_prefix("Cpus_allowed:")).unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::options;
+
+    #[test]
+    fn all_values_of_an_option_are_compared() {
+        let given = ["train", "--corpus", "a", "b", "--json", "--corpus=c", "--lr", "1e-3"];
+        let expected = json!({ "arguments": "train", "--corpus": "a b c", "--json": "", "--lr": "1e-3" });
+        assert_eq!(json!(options(given.map(str::to_owned).into_iter())), expected);
+    }
 }

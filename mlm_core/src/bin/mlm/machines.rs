@@ -45,7 +45,8 @@ impl Machines {
 
     fn rows(&self, measured: &Measured, gbits: f64) -> impl Iterator<Item = Row> {
         let &Measured { ref forecast, batch_size, threads } = measured;
-        let network = Network { latency: Duration::from_secs_f64(self.latency_us / 1e6), bandwidth: gbits * 1e9 / 8.0 };
+        let latency = Duration::try_from_secs_f64(self.latency_us / 1e6).unwrap_or(Duration::MAX);
+        let network = Network { latency, bandwidth: gbits * 1e9 / 8.0 };
         let one = forecast.step(1, 1.0, network);
         self.machines.iter().map(move |machines| {
             let machines = machines.get();
@@ -97,7 +98,8 @@ impl Machines {
     }
 }
 
-/// How much of what one machine does is left to do for each of several: all wait for the thread with the most sequences.
+/// How much of what one machine does is left to do for each of several: all wait for the thread with the most sequences. Where
+/// there are more threads than sequences, a large model's are cut, at a price that is not forecast: the others are taken for idle.
 fn share(batch_size: usize, threads: usize, machines: usize) -> f64 {
     let most = |machines: usize| batch_size.div_ceil(machines.saturating_mul(threads)) as f64;
     most(machines) / most(1)
