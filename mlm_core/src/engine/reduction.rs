@@ -3,9 +3,9 @@
 //!
 //! Some neighbouring gradients, a bucket, are cut into as many slices as there are ranks. Each rank sends each other one its sums
 //! for that one's slice, adds up those that it gets for its own in the order of [`crate::engine::tree`], and sends the totals to
-//! all (Rabenseifner 2004, "Optimization of Collective Reduction Operations"). The bits are those of one process with as many workers,
-//! and where a rank has 1, 2, 4, 8 ... of them, nobody sends or receives more than about two numbers for each gradient, however many
-//! ranks there are; otherwise a rank's workers are several groups of the tree, and each group's sums are sent.
+//! all (Rabenseifner 2004, "Optimization of Collective Reduction Operations"). The bits are those of one process with as many
+//! workers. Where a rank has 1, 2, 4, 8 ... of them, nobody sends or receives more than about two numbers for each gradient,
+//! however many ranks there are; otherwise a rank's workers are several groups of the tree, and each group's sums are sent.
 
 use std::mem;
 use std::ops::Range;

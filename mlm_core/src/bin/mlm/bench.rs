@@ -69,9 +69,7 @@ impl Steps {
     }
 
     fn median(&self) -> Duration {
-        let mut times: Vec<Duration> = self.times(0, PARTS.len()).collect();
-        times.sort();
-        times[times.len() / 2]
+        median(self.times(0, PARTS.len()).collect())
     }
 }
 
@@ -291,6 +289,12 @@ impl Bench {
 }
 
 const SPECIAL: SpecialIds = SpecialIds { pad: 0, unk: 1, cls: 2, sep: 3, mask: 4 };
+
+/// Of one time at least.
+pub(crate) fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
 
 pub(crate) fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3

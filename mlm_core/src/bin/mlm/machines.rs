@@ -16,7 +16,8 @@ pub(crate) struct Machines {
     #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
     machines: Vec<NonZeroUsize>,
     /// Gbit/s from and to each of them: of one network, or of several to compare
-    #[arg(long, value_name = "GBITS,...", default_value = "10", value_delimiter = ',', requires = "machines", value_parser = positive)]
+    #[arg(long, value_name = "GBITS,...", default_value = "10", value_delimiter = ',')]
+    #[arg(requires = "machines", value_parser = positive)]
     gbits: Vec<f64>,
     /// Microseconds until the first byte is there
     #[arg(long, default_value_t = 50.0, requires = "machines", value_parser = positive)]

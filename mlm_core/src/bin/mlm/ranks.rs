@@ -7,7 +7,7 @@ use mlm_core::{Communicator, Engine, Network, OperationTime};
 use serde_json::{Value, json};
 
 use crate::Failure;
-use crate::bench::milliseconds;
+use crate::bench::{median, milliseconds};
 use crate::job::of_ranks;
 
 /// What ranks told each other in steps, and what is between them.
@@ -104,8 +104,7 @@ fn typical(
     communicator: &Arc<dyn Communicator>,
     times: impl Iterator<Item = mlm_core::Result<Duration>>,
 ) -> Result<Duration, Failure> {
-    let mut times = times.collect::<mlm_core::Result<Vec<Duration>>>()?;
-    times.sort();
-    let all = of_ranks(communicator, times[times.len() / 2].as_secs_f64())?;
+    let own = median(times.collect::<mlm_core::Result<_>>()?);
+    let all = of_ranks(communicator, own.as_secs_f64())?;
     Ok(Duration::from_secs_f64(all.iter().sum::<f64>() / all.len() as f64))
 }
